@@ -1,0 +1,531 @@
+//! The plan: a small program for each core, compiled by the host, interpreted by the firmware.
+//!
+//! ```text
+//! PlanHeader | Op[op_count] | CoreProgram[core_count] | PlanSlot[slot_count] | twins: Twin[twin_count]
+//! ```
+//!
+//! Every section begins at the byte offset that the header names, on an 8-byte boundary. The whole blob carries a CRC-32.
+//! A new stress pattern needs no new firmware, and a recorded trace is just another program.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// First word of a plan: "IPIPLAN1", little-endian.
+pub const PLAN_MAGIC: u64 = u64::from_le_bytes(*b"IPIPLAN1");
+
+/// Last SGI that a plan may measure. SGI 6 wakes waiting cores and 7 is kept for the back-trace, as Linux numbers them.
+pub const LAST_MEASURED_SGI: u8 = 5;
+
+/// The SGI that wakes waiting cores: Linux's IPI_WAKEUP (arm64, 5.10 to 6.10).
+pub const WAKE_SGI: u8 = 6;
+
+/// What is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TraceLevel {
+    /// Nothing: counters and histograms only.
+    Off,
+    /// A record for each send with its window, and one for each sender answered.
+    #[default]
+    Ipi,
+    /// Adds acknowledge and end of interrupt.
+    Stages,
+    /// Adds the call layer.
+    Calls,
+}
+
+impl TraceLevel {
+    /// The number in plan and directory.
+    pub const fn code(self) -> u8 {
+        match self {
+            TraceLevel::Off => 0,
+            TraceLevel::Ipi => 1,
+            TraceLevel::Stages => 2,
+            TraceLevel::Calls => 3,
+        }
+    }
+
+    /// The level of a number; unknown ones read as `Ipi`.
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            0 => TraceLevel::Off,
+            2 => TraceLevel::Stages,
+            3 => TraceLevel::Calls,
+            _ => TraceLevel::Ipi,
+        }
+    }
+
+    /// Its name on the command line and in the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TraceLevel::Off => "off",
+            TraceLevel::Ipi => "ipi",
+            TraceLevel::Stages => "stages",
+            TraceLevel::Calls => "calls",
+        }
+    }
+}
+
+/// What a full lane does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Overwrites the oldest record: a flight recorder.
+    #[default]
+    Overwrite,
+    /// Keeps what it has and counts what it turns away.
+    Stop,
+    /// Overwrites until a latency exceeds [`PlanHeader::trigger_ns`], then writes half a ring more, then stops.
+    Trigger,
+}
+
+impl Policy {
+    /// The number in plan and directory.
+    pub const fn code(self) -> u8 {
+        match self {
+            Policy::Overwrite => 0,
+            Policy::Stop => 1,
+            Policy::Trigger => 2,
+        }
+    }
+
+    /// The policy of a number; unknown ones read as `Overwrite`.
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            1 => Policy::Stop,
+            2 => Policy::Trigger,
+            _ => Policy::Overwrite,
+        }
+    }
+
+    /// Its name on the command line and in the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Policy::Overwrite => "overwrite",
+            Policy::Stop => "stop",
+            Policy::Trigger => "trigger",
+        }
+    }
+}
+
+/// Bits of [`PlanHeader::flags`].
+pub mod plan_flag {
+    /// Never read the host's request word, never let host timing in.
+    pub const DETERMINISTIC: u32 = 1;
+    /// Map the region Normal non-cacheable (a live memory AP does not snoop).
+    pub const NON_CACHEABLE: u32 = 2;
+    /// Measure clock skew before and after the plan.
+    pub const CLOCK_TEST: u32 = 4;
+}
+
+/// The head of a plan. 192 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PlanHeader {
+    /// [`PLAN_MAGIC`].
+    pub magic: u64,
+    /// [`crate::layout::ABI_VERSION`].
+    pub version: u32,
+    /// Bytes of this struct.
+    pub header_len: u32,
+    /// Bytes of the whole plan.
+    pub total_len: u64,
+    /// CRC-32 (IEEE 802.3, as zlib's) of the bytes after this header.
+    pub crc: u32,
+    /// [`plan_flag`] bits.
+    pub flags: u32,
+    /// Nonce of the run.
+    pub nonce: u64,
+    /// Cores that the plan was compiled for: programs and lanes for each. The machine may have more (they stay off).
+    pub core_count: u32,
+    /// Phases.
+    pub phase_count: u32,
+    /// Operations.
+    pub op_count: u32,
+    /// Pair slots.
+    pub slot_count: u32,
+    /// Histograms that the slots use.
+    pub histogram_count: u32,
+    /// Fault twins.
+    pub twin_count: u32,
+    /// Byte offset of the operations.
+    pub ops: u64,
+    /// Byte offset of the [`CoreProgram`]s.
+    pub programs: u64,
+    /// Byte offset of the [`PlanSlot`]s.
+    pub slots: u64,
+    /// Byte offset of the [`Twin`]s.
+    pub twins: u64,
+    /// T: how long a sender waits for an answer before it retires the message, ns.
+    pub timeout_ns: u64,
+    /// How long a sender waits before it looks at the target's redistributor, once for each message, ns.
+    pub probe_ns: u64,
+    /// How long a core that was started may take to arrive, ns.
+    pub boot_ns: u64,
+    /// How long a barrier or a turn may take, ns: the run is aborted then.
+    pub deadline_ns: u64,
+    /// Repeat the plan until this much time has passed since its start, ns; 0: run it once.
+    pub duration_ns: u64,
+    /// Latency that fires policy `trigger`, ns.
+    pub trigger_ns: u64,
+    /// [`TraceLevel`].
+    pub trace_level: u8,
+    /// [`Policy`].
+    pub policy: u8,
+    /// Mailbox rows are sized for SGIs 0..sgi_count: the largest INTID that the plan measures, plus one.
+    pub sgi_count: u8,
+    /// Reserved, 0.
+    pub reserved0: u8,
+    /// Reserved, 0.
+    pub reserved1: u32,
+    /// Reserved, 0.
+    pub reserved: [u64; 5],
+}
+
+/// A core's entry into the operations, and the size of its lanes. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct CoreProgram {
+    /// Index of its first operation.
+    pub first_op: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+    /// Each lane's capacity as a power of two, in the order of [`crate::layout::Context::ALL`]. At least 4 (the guard
+    /// takes two slots), at most 40.
+    pub log2_records: [u8; 4],
+    /// Reserved, 0.
+    pub reserved1: u32,
+}
+
+/// The constant part of a [`crate::layout::PairSlot`]. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PlanSlot {
+    /// Sender's core id.
+    pub from: u16,
+    /// Receiver's core id.
+    pub to: u16,
+    /// Index of the phase.
+    pub phase: u16,
+    /// INTID.
+    pub intid: u8,
+    /// [`crate::record::ReceiverState`].
+    pub state: u8,
+    /// Index of its histogram or [`crate::layout::NO_HISTOGRAM`].
+    pub histogram: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
+/// A fault twin of one core. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Twin {
+    /// [`twin_kind`].
+    pub kind: u32,
+    /// The core whose code is replaced.
+    pub core: u16,
+    /// The other core of the pair, for kinds that name one.
+    pub peer: u16,
+    /// Ticks, for kinds that delay.
+    pub ticks: u64,
+    /// A probability in units of 2^-32, for kinds that strike at random: the twin draws from a xorshift64* generator
+    /// seeded with `seed`, and strikes where the draw's high 32 bits are below it. 2^32 and above: always.
+    pub rate: u64,
+    /// Seed of the generator, not 0.
+    pub seed: u64,
+}
+
+/// What a twin does.
+pub mod twin_kind {
+    /// Sends from `core` to `peer` skip the write of ICC_SGI1R_EL1, at `rate`.
+    pub const DROP: u32 = 1;
+    /// `core` waits `ticks` in the vector before it takes the entry stamp.
+    pub const LATE: u32 = 2;
+    /// `core` clears its GICR_ISENABLER0 bit for `ticks` after each end of interrupt.
+    pub const MASK: u32 = 3;
+    /// `core` is started but never arrives.
+    pub const DEAD: u32 = 4;
+}
+
+/// Operation codes.
+///
+/// `a`, `b`, `c`, `d` are the fields of [`Op`]. "Waits" means: in the core's posture (WFI unless a phase or another core
+/// set it otherwise), answering interrupts, with the run's deadline.
+pub mod op {
+    /// The program ends.
+    pub const END: u8 = 0;
+    /// All cores meet; the last to arrive stamps the begin of phase `c`. `a`: the posture ([`crate::record::ReceiverState`])
+    /// in which this core waits until the phase's end.
+    pub const PHASE: u8 = 1;
+    /// All cores meet; the last to arrive stamps the end of phase `c`.
+    pub const PHASE_END: u8 = 2;
+    /// Waits until the turn is this core's. `c`: index of this core's PASS operation of the same chain.
+    pub const TURN: u8 = 3;
+    /// Passes the turn to core `b`; 0xFFFF: the chain ends. `c`: index of that core's TURN operation. A core that is not up
+    /// is passed over by following its PASS.
+    pub const PASS: u8 = 4;
+    /// Sets core `b`'s posture to `a` and waits until it says that it took it. Left out where `b` is not up or this core.
+    pub const POSTURE: u8 = 5;
+    /// Sends SGI `a` to core `b` and waits for the answer, `c` times. `d`: the pair slot.
+    pub const PING: u8 = 6;
+    /// Sends SGI `a` to core `b` without waiting, `c` times. `d`: the pair slot.
+    pub const SEND: u8 = 7;
+    /// Sends SGI `a` to every other core that is up with one write (IRM = 1) and waits for all answers, `c` times. `d`: the
+    /// pair slot of core 0; that of core k is `d + k` (the sender's own is unused).
+    pub const BROADCAST: u8 = 8;
+    /// Waits until every message this core has sent was answered, or retires it after T.
+    pub const SETTLE: u8 = 9;
+    /// Busy for `d` ns, interrupts enabled, with YIELD.
+    pub const DELAY: u8 = 10;
+    /// Busy until `d` ns after the phase's begin.
+    pub const AT: u8 = 11;
+    /// Interrupts masked by PSTATE.I for `d` ns.
+    pub const MASK: u8 = 12;
+    /// Waits in posture `a` for `d` ns.
+    pub const IDLE: u8 = 13;
+    /// Reads and writes over `c` KiB of memory of its own for `d` ns, interrupts enabled.
+    pub const PRESSURE: u8 = 14;
+    /// The operations up to the matching LOOP_END run `c` times. Loops nest four deep.
+    pub const LOOP: u8 = 15;
+    /// End of a LOOP.
+    pub const LOOP_END: u8 = 16;
+    /// Writes a mark with number `c`.
+    pub const MARK: u8 = 17;
+    /// All cores meet without a stamp.
+    pub const BARRIER: u8 = 18;
+    /// All cores meet; if the plan's duration has not passed and nobody asked to stop, they go on at operation `c`.
+    pub const AGAIN: u8 = 19;
+}
+
+/// One operation. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Op {
+    /// [`op`].
+    pub code: u8,
+    /// See the operation.
+    pub a: u8,
+    /// See the operation.
+    pub b: u16,
+    /// See the operation.
+    pub c: u32,
+    /// See the operation.
+    pub d: u64,
+}
+
+const _: () = {
+    use core::mem::size_of;
+    assert!(size_of::<PlanHeader>() == 192);
+    assert!(size_of::<CoreProgram>() == 16);
+    assert!(size_of::<PlanSlot>() == 16);
+    assert!(size_of::<Twin>() == 32);
+    assert!(size_of::<Op>() == 16);
+};
+
+/// What is wrong with a plan's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanError {
+    /// Shorter than its header, or than the length that the header names.
+    Short {
+        /// Bytes there are.
+        have: u64,
+        /// Bytes there should be.
+        need: u64,
+    },
+    /// It does not begin with [`PLAN_MAGIC`].
+    Magic(u64),
+    /// Another version of the ABI.
+    Version(u32),
+    /// The bytes were damaged.
+    Crc {
+        /// The checksum of the bytes.
+        computed: u32,
+        /// What the header says.
+        stored: u32,
+    },
+    /// A section lies outside the plan, or is not aligned.
+    Section {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A value that no firmware can run.
+    Value {
+        /// The field.
+        name: &'static str,
+        /// What it holds.
+        value: u64,
+    },
+}
+
+impl core::fmt::Display for PlanError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            PlanError::Short { have, need } => write!(f, "plan has {have} bytes, needs {need}"),
+            PlanError::Magic(word) => write!(f, "not a plan: it begins with {word:#018x}"),
+            PlanError::Version(version) => {
+                write!(f, "plan of ABI version {version}, this is {}", crate::layout::ABI_VERSION)
+            }
+            PlanError::Crc { computed, stored } => write!(f, "plan is damaged: CRC {computed:#010x}, header {stored:#010x}"),
+            PlanError::Section { name } => write!(f, "plan section `{name}` lies outside the plan"),
+            PlanError::Value { name, value } => write!(f, "plan field `{name}` can't be {value}"),
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+/// A plan in memory, checked: sections lie inside it and every index in it is in range.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// The header.
+    pub header: &'a PlanHeader,
+    /// All operations.
+    pub ops: &'a [Op],
+    /// One for each core.
+    pub programs: &'a [CoreProgram],
+    /// Pair slots.
+    pub slots: &'a [PlanSlot],
+    /// Fault twins.
+    pub twins: &'a [Twin],
+}
+
+fn section<'a, T: FromBytes + Immutable + KnownLayout>(
+    bytes: &'a [u8],
+    offset: u64,
+    count: u32,
+    name: &'static str,
+) -> Result<&'a [T], PlanError> {
+    let error = PlanError::Section { name };
+    let start = usize::try_from(offset).map_err(|_| error)?;
+    let rest = bytes.get(start..).ok_or(error)?;
+    let (items, _) = <[T]>::ref_from_prefix_with_elems(rest, count as usize).map_err(|_| error)?;
+    Ok(items)
+}
+
+impl<'a> Plan<'a> {
+    /// Checks and borrows a plan. `bytes` must lie on an 8-byte boundary.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, PlanError> {
+        let have = bytes.len() as u64;
+        let need = size_of::<PlanHeader>() as u64;
+        let (header, _) = PlanHeader::ref_from_prefix(bytes).map_err(|_| PlanError::Short { have, need })?;
+        if header.magic != PLAN_MAGIC {
+            return Err(PlanError::Magic(header.magic));
+        }
+        if header.version != crate::layout::ABI_VERSION {
+            return Err(PlanError::Version(header.version));
+        }
+        if header.total_len > have || header.total_len < need || u64::from(header.header_len) != need {
+            return Err(PlanError::Short { have, need: header.total_len.max(need) });
+        }
+        let bytes = &bytes[..header.total_len as usize];
+        let computed = crc32(&bytes[need as usize..]);
+        if computed != header.crc {
+            return Err(PlanError::Crc { computed, stored: header.crc });
+        }
+        let plan = Plan {
+            header,
+            ops: section(bytes, header.ops, header.op_count, "ops")?,
+            programs: section(bytes, header.programs, header.core_count, "programs")?,
+            slots: section(bytes, header.slots, header.slot_count, "slots")?,
+            twins: section(bytes, header.twins, header.twin_count, "twins")?,
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    fn check(&self) -> Result<(), PlanError> {
+        fn bound(name: &'static str, value: u64, limit: u64) -> Result<(), PlanError> {
+            if value < limit { Ok(()) } else { Err(PlanError::Value { name, value }) }
+        }
+        let header = self.header;
+        let cores = u64::from(header.core_count);
+        bound("core_count", cores.wrapping_sub(1), crate::layout::MAX_CORES as u64)?;
+        bound("sgi_count", u64::from(header.sgi_count).wrapping_sub(1), u64::from(LAST_MEASURED_SGI) + 1)?;
+        for program in self.programs {
+            bound("first_op", program.first_op.into(), self.ops.len() as u64)?;
+            for log2 in program.log2_records {
+                bound("log2_records", u64::from(log2).wrapping_sub(4), 37)?;
+            }
+        }
+        for slot in self.slots {
+            bound("slot.from", slot.from.into(), cores)?;
+            bound("slot.to", slot.to.into(), cores)?;
+            bound("slot.phase", slot.phase.into(), header.phase_count.into())?;
+            bound("slot.intid", slot.intid.into(), header.sgi_count.into())?;
+            if slot.histogram != crate::layout::NO_HISTOGRAM {
+                bound("slot.histogram", slot.histogram.into(), header.histogram_count.into())?;
+            }
+        }
+        for twin in self.twins {
+            bound("twin.core", twin.core.into(), cores)?;
+            bound("twin.seed", twin.seed.wrapping_sub(1), u64::MAX)?;
+        }
+        let (ops, slots) = (self.ops.len() as u64, self.slots.len() as u64);
+        for word in self.ops {
+            match word.code {
+                op::PING | op::SEND => {
+                    bound("op.to", word.b.into(), cores)?;
+                    bound("op.slot", word.d, slots)?;
+                    bound("op.intid", word.a.into(), header.sgi_count.into())?;
+                }
+                op::BROADCAST => {
+                    bound("op.slot", word.d.checked_add(cores - 1).unwrap_or(u64::MAX), slots)?;
+                    bound("op.intid", word.a.into(), header.sgi_count.into())?;
+                }
+                op::PHASE | op::PHASE_END => bound("op.phase", word.c.into(), header.phase_count.into())?,
+                op::TURN | op::AGAIN => bound("op.jump", word.c.into(), ops)?,
+                op::PASS if word.b != 0xFFFF => {
+                    bound("op.next", word.b.into(), cores)?;
+                    bound("op.jump", word.c.into(), ops)?;
+                }
+                op::POSTURE => bound("op.core", word.b.into(), cores)?,
+                _ => {}
+            }
+        }
+        // Whoever runs off the end of the operations must meet an END.
+        match self.ops.last() {
+            Some(last) if last.code == op::END => Ok(()),
+            _ => Err(PlanError::Value { name: "last op", value: self.ops.last().map_or(0, |word| word.code.into()) }),
+        }
+    }
+
+    /// The shape of the region that this plan needs on a machine of `cores` cores.
+    pub fn shape(&self) -> crate::layout::Shape {
+        let records = self.programs.iter().flat_map(|program| program.log2_records).map(|log2| 1u64 << log2).sum();
+        crate::layout::Shape {
+            cores: self.header.core_count.into(),
+            phases: self.header.phase_count.into(),
+            slots: self.header.slot_count.into(),
+            histograms: self.header.histogram_count.into(),
+            records,
+        }
+    }
+}
+
+/// CRC-32 with the polynomial of IEEE 802.3, reflected, as zlib computes it.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut index = 0;
+        while index < 256 {
+            let mut value = index as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                value = if value & 1 == 1 { value >> 1 ^ 0xEDB8_8320 } else { value >> 1 };
+                bit += 1;
+            }
+            table[index] = value;
+            index += 1;
+        }
+        table
+    };
+    !bytes.iter().fold(!0, |crc, byte| crc >> 8 ^ TABLE[((crc ^ u32::from(*byte)) & 0xFF) as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crc_is_the_one_of_zlib() {
+        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
+    }
+}

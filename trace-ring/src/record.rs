@@ -1,0 +1,288 @@
+//! The record: 32 bytes that say what happened, when, and between whom.
+//!
+//! A record holds an absolute counter value, so that a lost neighbour shifts nothing, and its own number in the lane
+//! twice, in different halves, so that a half-written one is found.
+
+/// Words of a record as stored. Word 0: `t`. Word 1: `seq` (31..0), `kind` (39..32), `flags` (47..40), `peer` (63..48).
+/// Word 2: `msg` (31..0), `intid` (39..32), `extra` (47..40), `seq2` (63..48). Word 3: `arg`.
+pub type Words = [u64; 4];
+
+/// Bytes of one record in memory.
+pub const RECORD_BYTES: u64 = 32;
+
+/// `peer` of a record that concerns every other core (ICC_SGI1R_EL1.IRM = 1).
+pub const PEER_ALL: u16 = 0xFFFF;
+
+/// What a record says. Unknown numbers survive as [`Kind::Unknown`], so that an older host reads a newer target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// One ICC_SGI1R_EL1 write. `t`: before the DSB; `arg`: the window, low 32 bits the ticks from `t` to after the ISB
+    /// (saturating), high 32 bits the pair slot's index. `peer`: the target, or [`PEER_ALL`]. `msg`: its number between
+    /// sender and target (for a broadcast: the number of the broadcast).
+    Send,
+    /// One sender's messages answered by one acknowledge. `t`: vector entry; `peer`: the sender; `msg`: the newest message
+    /// answered; `extra`: how many older ones of this sender went with it (255: at least that many); `arg`: the newest
+    /// message's send time in ticks, 0 when it can't be known or lies after the entry ([`FLAG_UNTIMED`]).
+    Receive,
+    /// An acknowledge that found no message. `t`: vector entry. Legal after a message that was answered early, spurious else.
+    ReceiveEmpty,
+    /// An acknowledge returned 1020..=1023. `msg`: that INTID.
+    SpuriousIntid,
+    /// The sender gave a message up at its deadline. `t`: now; `peer`: the target; `msg`: the newest message; `arg`: low
+    /// 32 bits how many; bits 34..32 the target's redistributor state for the INTID ([`PROBE_ENABLED`]..).
+    /// `extra`: a [`Retired`] reason.
+    Retire,
+    /// The sender looked at the target's redistributor while it waited. `arg` as in `Retire`.
+    Probe,
+    /// A plan mark. `msg`: its number.
+    Mark,
+    /// A plan phase began or ended (`extra` 0 or 1). `msg`: the phase.
+    Phase,
+    /// The core took an exception. `arg`: ESR_EL1; the whole story stands in the fault entry.
+    Fault,
+    /// Time stamps after acknowledge and end of interrupt, level `stages`. `extra`: the stage, `msg` as in `Receive`.
+    Stage,
+    /// A number this version does not know.
+    Unknown(u8),
+}
+
+impl Kind {
+    /// The number in the record.
+    pub const fn code(self) -> u8 {
+        match self {
+            Kind::Send => 1,
+            Kind::Receive => 2,
+            Kind::ReceiveEmpty => 3,
+            Kind::SpuriousIntid => 4,
+            Kind::Retire => 5,
+            Kind::Probe => 6,
+            Kind::Mark => 7,
+            Kind::Phase => 8,
+            Kind::Fault => 9,
+            Kind::Stage => 10,
+            Kind::Unknown(code) => code,
+        }
+    }
+
+    /// The kind of a number.
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            1 => Kind::Send,
+            2 => Kind::Receive,
+            3 => Kind::ReceiveEmpty,
+            4 => Kind::SpuriousIntid,
+            5 => Kind::Retire,
+            6 => Kind::Probe,
+            7 => Kind::Mark,
+            8 => Kind::Phase,
+            9 => Kind::Fault,
+            10 => Kind::Stage,
+            other => Kind::Unknown(other),
+        }
+    }
+}
+
+/// Flags bits 2..0 of a `Receive`: the receiver's state when the interrupt came, a [`ReceiverState`].
+pub const FLAG_STATE_MASK: u8 = 0b111;
+/// Flag of a `Receive`: this acknowledge counts as *delivered* for the newest message of this record; without it the
+/// acknowledge was already counted for another sender and all messages of this record are *coalesced*.
+pub const FLAG_DELIVERED: u8 = 1 << 3;
+/// Flag of a `Receive`: there is no latency, because the send time lies after the vector entry or is not known.
+pub const FLAG_UNTIMED: u8 = 1 << 4;
+
+/// Bit of a probe's state word: GICR_ISENABLER0 had the INTID enabled.
+pub const PROBE_ENABLED: u64 = 1 << 32;
+/// Bit of a probe's state word: GICR_ISPENDR0 had the INTID pending.
+pub const PROBE_PENDING: u64 = 1 << 33;
+/// Bit of a probe's state word: GICR_ISACTIVER0 had the INTID active.
+pub const PROBE_ACTIVE: u64 = 1 << 34;
+
+/// Why a sender gave a message up (`extra` of a `Retire`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Retired {
+    /// The target was enabled, the SGI neither pending nor active, and the deadline had passed: lost.
+    Lost,
+    /// The SGI was pending or active, or the target had it disabled: not lost, but nobody can say more.
+    Unknown,
+}
+
+impl Retired {
+    /// The number in the record.
+    pub const fn code(self) -> u8 {
+        match self {
+            Retired::Lost => 0,
+            Retired::Unknown => 1,
+        }
+    }
+
+    /// The reason of a number; what is not known to this version is `Unknown`.
+    pub const fn from_code(code: u8) -> Self {
+        if code == 0 { Retired::Lost } else { Retired::Unknown }
+    }
+}
+
+/// What a receiver was doing while it waited for the interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum ReceiverState {
+    /// Something else than waiting, or not known.
+    #[default]
+    Unknown,
+    /// Polling in a loop with YIELD, interrupts enabled.
+    Spin,
+    /// In WFI.
+    Wfi,
+    /// In WFE.
+    Wfe,
+    /// Interrupts masked by PSTATE.I, then unmasked.
+    Masked,
+    /// In PSCI CPU_SUSPEND.
+    Suspend,
+}
+
+impl ReceiverState {
+    /// The number in records, plans and slots.
+    pub const fn code(self) -> u8 {
+        match self {
+            ReceiverState::Unknown => 0,
+            ReceiverState::Spin => 1,
+            ReceiverState::Wfi => 2,
+            ReceiverState::Wfe => 3,
+            ReceiverState::Masked => 4,
+            ReceiverState::Suspend => 5,
+        }
+    }
+
+    /// The state of a number; what is not known to this version is `Unknown`.
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            1 => ReceiverState::Spin,
+            2 => ReceiverState::Wfi,
+            3 => ReceiverState::Wfe,
+            4 => ReceiverState::Masked,
+            5 => ReceiverState::Suspend,
+            _ => ReceiverState::Unknown,
+        }
+    }
+
+    /// Its name in plans and in the report's JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ReceiverState::Unknown => "unknown",
+            ReceiverState::Spin => "spin",
+            ReceiverState::Wfi => "wfi",
+            ReceiverState::Wfe => "wfe",
+            ReceiverState::Masked => "masked",
+            ReceiverState::Suspend => "suspend",
+        }
+    }
+}
+
+/// A record without its place in the lane: what an emitter fills in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Counter ticks, absolute.
+    pub t: u64,
+    /// What happened.
+    pub kind: Kind,
+    /// Meaning depends on the kind.
+    pub flags: u8,
+    /// The other core's id, or [`PEER_ALL`].
+    pub peer: u16,
+    /// Message number; meaning depends on the kind.
+    pub msg: u32,
+    /// The interrupt's INTID (SGIs: 0..=15).
+    pub intid: u8,
+    /// Meaning depends on the kind.
+    pub extra: u8,
+    /// Meaning depends on the kind.
+    pub arg: u64,
+}
+
+impl Event {
+    /// The words of this event as record number `index` of its lane.
+    ///
+    /// Written so that the target needs one ADD for each of the two words that carry the number: the constant parts have
+    /// zeroes where the number goes.
+    #[inline(always)]
+    pub const fn words(self, index: u64) -> Words {
+        let head = (self.kind.code() as u64) << 32 | (self.flags as u64) << 40 | (self.peer as u64) << 48;
+        let tail = self.msg as u64 | (self.intid as u64) << 32 | (self.extra as u64) << 40;
+        [self.t, head.wrapping_add(index as u32 as u64), tail.wrapping_add(index << 48), self.arg]
+    }
+}
+
+/// A record as read back: an event and its number in the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The number of the record in its lane, from 0.
+    pub index: u64,
+    /// What it says.
+    pub event: Event,
+}
+
+impl Record {
+    /// Decodes the words found in the slot of record `index`; `None` when they are not that record, whole.
+    #[inline]
+    pub fn from_words(words: Words, index: u64) -> Option<Self> {
+        let seq = words[1] as u32;
+        let seq2 = (words[2] >> 48) as u16;
+        if seq != index as u32 || seq2 != index as u16 {
+            return None;
+        }
+        Some(Record {
+            index,
+            event: Event {
+                t: words[0],
+                kind: Kind::from_code((words[1] >> 32) as u8),
+                flags: (words[1] >> 40) as u8,
+                peer: (words[1] >> 48) as u16,
+                msg: words[2] as u32,
+                intid: (words[2] >> 32) as u8,
+                extra: (words[2] >> 40) as u8,
+                arg: words[3],
+            },
+        })
+    }
+
+    /// Decodes 32 bytes as they lie in memory, as [`Record::from_words`] does.
+    pub fn from_bytes(bytes: &[u8; RECORD_BYTES as usize], index: u64) -> Option<Self> {
+        let mut words = [0; 4];
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            let mut raw = [0; 8];
+            raw.copy_from_slice(chunk);
+            *word = u64::from_le_bytes(raw);
+        }
+        Record::from_words(words, index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_survives_encoding_at_any_index() {
+        let event = Event {
+            t: 0x0123_4567_89AB_CDEF,
+            kind: Kind::Receive,
+            flags: FLAG_DELIVERED | ReceiverState::Wfi.code(),
+            peer: 511,
+            msg: 0xFFFF_FFFF,
+            intid: 7,
+            extra: 255,
+            arg: u64::MAX,
+        };
+        for index in [0, 1, 0xFFFF, 0x1_0000, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX] {
+            assert_eq!(Record::from_words(event.words(index), index), Some(Record { index, event }));
+            assert_eq!(Record::from_words(event.words(index), index.wrapping_add(1)), None);
+        }
+    }
+
+    #[test]
+    fn halves_of_two_records_are_no_record() {
+        let event = Event { t: 1, kind: Kind::Send, flags: 0, peer: 1, msg: 9, intid: 1, extra: 0, arg: 0 };
+        let (old, new) = (event.words(5), event.words(5 + 64));
+        assert_eq!(Record::from_words([new[0], new[1], old[2], old[3]], 5 + 64), None);
+        assert_eq!(Record::from_words([old[0], old[1], new[2], new[3]], 5), None);
+    }
+}
