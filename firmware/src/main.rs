@@ -1,1 +1,60 @@
-fn main() {}
+//! The firmware: boots anywhere on 64-bit Arm with a GICv3, runs the plan it was given, records every IPI.
+//!
+//! `boot.s` enters at EL1..EL3 and turns the MMU on; [`target::boot_main`] is bring-up as a list of steps. On a host this is
+//! a stub, so that the workspace builds without a bare-metal target.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `boot.s`, `vectors.s` | entry and exception vectors |
+//! | `arch` | what only assembly can say |
+//! | `machine`, `fdt` | what the machine is, and the tree that says so |
+//! | `memory` | free memory, page tables |
+//! | `gic`, `psci`, `console` | set-up of what the tree named |
+//! | `region` | the memory that the host reads |
+//! | `percore` | what each core owns and all share |
+//! | `sgi`, `ipi` | the measured path |
+//! | `wait`, `interpreter` | barriers, turns, postures; the plan's operations |
+//! | `clock` | the counter and its self-test |
+//! | `exception`, `log` | faults and panics; defmt |
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod arch;
+#[cfg(target_os = "none")]
+mod clock;
+#[cfg(target_os = "none")]
+mod console;
+#[cfg(target_os = "none")]
+mod exception;
+#[cfg(target_os = "none")]
+mod fdt;
+#[cfg(target_os = "none")]
+mod gic;
+#[cfg(target_os = "none")]
+mod interpreter;
+#[cfg(target_os = "none")]
+mod ipi;
+#[cfg(target_os = "none")]
+mod log;
+#[cfg(target_os = "none")]
+mod machine;
+#[cfg(target_os = "none")]
+mod memory;
+#[cfg(target_os = "none")]
+mod percore;
+#[cfg(target_os = "none")]
+mod psci;
+#[cfg(target_os = "none")]
+mod region;
+#[cfg(target_os = "none")]
+mod sgi;
+#[cfg(target_os = "none")]
+mod target;
+#[cfg(target_os = "none")]
+mod wait;
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("the firmware runs on bare metal; on this machine run `cargo run --release -p host -- qemu`");
+    std::process::exit(3);
+}

@@ -441,18 +441,26 @@ pub struct PairSlot {
     pub reserved2: [u64; 2],
     /// Written by the receiver: acknowledges that count as delivered here.
     pub delivered: u64,
-    /// Messages answered by an acknowledge that counts elsewhere.
-    pub coalesced: u64,
-    /// Latencies in the figures below and in the histogram: at most one for each answer.
-    pub timed: u64,
-    /// Least latency, ticks; `u64::MAX` while `timed` is 0.
+    /// Sum of latencies, ticks, wrapping.
+    pub sum: u64,
+    /// Least latency, ticks; `u64::MAX` while there is none.
     pub min: u64,
     /// Greatest latency, ticks.
     pub max: u64,
-    /// Sum of latencies, ticks, wrapping.
-    pub sum: u64,
+    /// Messages answered by an acknowledge that counts elsewhere.
+    pub coalesced: u64,
+    /// Answers with a latency that do not count as delivered, minus delivered ones without a latency (two's complement):
+    /// what [`PairSlot::timed`] adds, so that the common answer needs one counter.
+    pub timed_adjust: u64,
     /// Reserved, 0.
     pub reserved3: [u64; 2],
+}
+
+impl PairSlot {
+    /// Latencies in `sum`, `min`, `max` and in the histogram: at most one for each answer.
+    pub const fn timed(&self) -> u64 {
+        self.delivered.wrapping_add(self.timed_adjust)
+    }
 }
 
 /// What a [`FaultEntry`] tells of.

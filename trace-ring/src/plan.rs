@@ -15,6 +15,12 @@ pub const PLAN_MAGIC: u64 = u64::from_le_bytes(*b"IPIPLAN1");
 /// Last SGI that a plan may measure. SGI 6 wakes waiting cores and 7 is kept for the back-trace, as Linux numbers them.
 pub const LAST_MEASURED_SGI: u8 = 5;
 
+/// Smallest lane, as a power of two: the guard takes two slots of it.
+pub const LEAST_LOG2_RECORDS: u8 = 4;
+
+/// Greatest lane, as a power of two.
+pub const MOST_LOG2_RECORDS: u8 = 40;
+
 /// The SGI that wakes waiting cores: Linux's IPI_WAKEUP (arm64, 5.10 to 6.10).
 pub const WAKE_SGI: u8 = 6;
 
@@ -187,8 +193,8 @@ pub struct CoreProgram {
     pub first_op: u32,
     /// Reserved, 0.
     pub reserved: u32,
-    /// Each lane's capacity as a power of two, in the order of [`crate::layout::Context::ALL`]. At least 4 (the guard
-    /// takes two slots), at most 40.
+    /// Each lane's capacity as a power of two, in the order of [`crate::layout::Context::ALL`]:
+    /// [`LEAST_LOG2_RECORDS`] to [`MOST_LOG2_RECORDS`].
     pub log2_records: [u8; 4],
     /// Reserved, 0.
     pub reserved1: u32,
@@ -363,7 +369,9 @@ impl core::fmt::Display for PlanError {
             PlanError::Version(version) => {
                 write!(f, "plan of ABI version {version}, this is {}", crate::layout::ABI_VERSION)
             }
-            PlanError::Crc { computed, stored } => write!(f, "plan is damaged: CRC {computed:#010x}, header {stored:#010x}"),
+            PlanError::Crc { computed, stored } => {
+                write!(f, "plan is damaged: CRC {computed:#010x}, header {stored:#010x}")
+            }
             PlanError::Section { name } => write!(f, "plan section `{name}` lies outside the plan"),
             PlanError::Value { name, value } => write!(f, "plan field `{name}` can't be {value}"),
         }
@@ -432,17 +440,20 @@ impl<'a> Plan<'a> {
     }
 
     fn check(&self) -> Result<(), PlanError> {
+        fn range(name: &'static str, value: u64, allowed: core::ops::RangeInclusive<u64>) -> Result<(), PlanError> {
+            if allowed.contains(&value) { Ok(()) } else { Err(PlanError::Value { name, value }) }
+        }
         fn bound(name: &'static str, value: u64, limit: u64) -> Result<(), PlanError> {
             if value < limit { Ok(()) } else { Err(PlanError::Value { name, value }) }
         }
         let header = self.header;
         let cores = u64::from(header.core_count);
-        bound("core_count", cores.wrapping_sub(1), crate::layout::MAX_CORES as u64)?;
-        bound("sgi_count", u64::from(header.sgi_count).wrapping_sub(1), u64::from(LAST_MEASURED_SGI) + 1)?;
+        range("core_count", cores, 1..=crate::layout::MAX_CORES as u64)?;
+        range("sgi_count", header.sgi_count.into(), 1..=u64::from(LAST_MEASURED_SGI) + 1)?;
         for program in self.programs {
             bound("first_op", program.first_op.into(), self.ops.len() as u64)?;
             for log2 in program.log2_records {
-                bound("log2_records", u64::from(log2).wrapping_sub(4), 37)?;
+                range("log2_records", log2.into(), LEAST_LOG2_RECORDS.into()..=MOST_LOG2_RECORDS.into())?;
             }
         }
         for slot in self.slots {
@@ -456,7 +467,7 @@ impl<'a> Plan<'a> {
         }
         for twin in self.twins {
             bound("twin.core", twin.core.into(), cores)?;
-            bound("twin.seed", twin.seed.wrapping_sub(1), u64::MAX)?;
+            range("twin.seed", twin.seed, 1..=u64::MAX)?;
         }
         let (ops, slots) = (self.ops.len() as u64, self.slots.len() as u64);
         for word in self.ops {

@@ -1,9 +1,9 @@
 //! The host's end: plain reads of memory that may change under them, and an exact count of what was missed.
 //!
-//! A lane of `N` slots is read like this: read the head `h1`; everything below `h1 - N` is gone and counted; copy the slots;
-//! read the head again, `h2`. The writer may by then be filling the slot of record `h2` *and* of `h2 + 1` (its barrier
-//! orders a head only before the record after the next), so record `i` is accepted iff `i + N > h2 + 1`, and only if it
-//! carries its own number twice. `docs/ring-protocol.md` has the argument, the model checker runs it.
+//! A lane of `N` slots is read like this: read the head `h1`; what the rule below would reject already is gone and counted;
+//! copy the slots; read the head again, `h2`. The writer may by then be filling the slot of record `h2` *and* of `h2 + 1`
+//! (its barrier orders a head only before the record after the next), so record `i` is accepted iff `i + N > h2 + 1`, and
+//! only if it carries its own number twice. `docs/ring-protocol.md` has the argument, the model checker runs it.
 //!
 //! For each lane, always: `written = accepted + lapped + torn + dropped`.
 #![cfg(not(target_os = "none"))]
@@ -13,9 +13,10 @@ use std::vec::Vec;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::layout::{
-    ABI_VERSION, CoreEntry, Directory, FaultEntry, HISTOGRAM_BYTES, HeadLine, LANES_PER_CORE, LOG_STRIDE, LaneDescriptor,
-    LogHeader, MAGIC, MAX_CORES, PairSlot, PhaseResult, Status, Truth,
+    ABI_VERSION, CoreEntry, Directory, FaultEntry, HISTOGRAM_BYTES, HeadLine, LANES_PER_CORE, LOG_STRIDE,
+    LaneDescriptor, LogHeader, MAGIC, MAX_CORES, PairSlot, PhaseResult, Status, Truth,
 };
+use crate::plan::{LEAST_LOG2_RECORDS, MOST_LOG2_RECORDS, Policy};
 use crate::record::{RECORD_BYTES, Record};
 
 /// Something a region can be read from: QEMU's RAM file, a memory access port, halted cores, a dump.
@@ -64,7 +65,9 @@ impl<E: core::fmt::Display> core::fmt::Display for ReadError<E> {
         match self {
             ReadError::Source(error) => write!(f, "the target's memory can't be read: {error}"),
             ReadError::Magic(word) => write!(f, "no trace region there: it begins with {word:#018x}"),
-            ReadError::Version(version) => write!(f, "trace region of ABI version {version}, this host reads {ABI_VERSION}"),
+            ReadError::Version(version) => {
+                write!(f, "trace region of ABI version {version}, this host reads {ABI_VERSION}")
+            }
             ReadError::Corrupt { field, value } => write!(f, "trace region is damaged: `{field}` is {value:#x}"),
             ReadError::Restarted { expected, found } => {
                 write!(f, "the target was restarted: run nonce {expected:#x} became {found:#x}")
@@ -117,7 +120,7 @@ pub enum Loss {
 /// The accounts of a lane: `written = accepted + lapped + torn + dropped`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// Records the writer appended or turned away, up to the last drain.
+    /// Records the writer appended or turned away, as far as the reader has come.
     pub written: u64,
     /// Records that were read whole.
     pub accepted: u64,
@@ -144,14 +147,26 @@ impl Account {
 /// Whether the writer may still run while a lane is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writer {
-    /// It may: the guard of two slots applies.
+    /// It may, or it may have died in the middle of a record: the guard of [`GUARD_RECORDS`] applies.
     Live,
-    /// It has stopped for good (the run ended, or the target is gone): every slot counts.
+    /// It has stopped for good between two records (the run's state says that nothing is written any more): every slot
+    /// counts. A target that was killed or hangs is not quiescent: the slot it was filling holds half a record.
     Quiescent,
 }
 
-/// Records copied at once: 2 MiB.
-const CHUNK_RECORDS: u64 = 65_536;
+/// Records at and past the published head that a live writer may be filling: two, and not one, because its barrier orders
+/// a head only before the record after the next.
+pub const GUARD_RECORDS: u64 = 2;
+
+/// Records copied at once: what stays in a core's second-level cache between the copy and the check.
+const CHUNK_RECORDS: u64 = 8192;
+
+/// A head or a count of dropped records beyond this is damage: a record a nanosecond for 36 years. Sums of two can't
+/// overflow below it.
+const MOST_RECORDS: u64 = 1 << 60;
+
+/// Bytes read at once where a count from the region says how many there are: memory grows only with bytes that are there.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// The reading end of one lane.
 #[derive(Debug)]
@@ -160,6 +175,8 @@ pub struct LaneReader {
     head: u64,
     dropped: u64,
     capacity: u64,
+    guard: u64,
+    policy: Policy,
     next: u64,
     account: Account,
     buffer: Vec<u8>,
@@ -169,7 +186,29 @@ impl LaneReader {
     /// A reader of the lane whose records begin at byte `records` of the region, `1 << log2` of them, whose head and
     /// dropped words lie at bytes `head` and `dropped`.
     pub fn new(records: u64, log2: u32, head: u64, dropped: u64) -> Self {
-        LaneReader { records, head, dropped, capacity: 1 << log2, next: 0, account: Account::default(), buffer: Vec::new() }
+        LaneReader {
+            records,
+            head,
+            dropped,
+            capacity: 1 << log2,
+            guard: GUARD_RECORDS,
+            policy: Policy::Overwrite,
+            next: 0,
+            account: Account::default(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Says what the lane does when it is full. One of policy `stop` never overwrites a record, so its reader withholds
+    /// none for fear of that: the prefix that the policy promises is complete.
+    pub fn with_policy(self, policy: Policy) -> Self {
+        LaneReader { policy, ..self }
+    }
+
+    /// A reader with another guard, for the model that shows that a smaller one is wrong.
+    #[cfg(loom)]
+    pub fn with_guard(self, guard: u64) -> Self {
+        LaneReader { guard, ..self }
     }
 
     /// The accounts up to the last drain.
@@ -195,73 +234,81 @@ impl LaneReader {
         writer: Writer,
         mut sink: impl FnMut(Drained<'_>),
     ) -> Result<(), ReadError<S::Error>> {
-        let goal = source.read_u64(self.head).map_err(ReadError::Source)?;
-        if goal < self.next {
-            return Err(ReadError::Corrupt { field: "head", value: goal });
-        }
+        let mut buffer = core::mem::take(&mut self.buffer);
+        let result = self.drain_through(&mut buffer, source, writer, &mut sink);
+        self.buffer = buffer;
+        self.account.written = self.next + self.account.dropped;
+        debug_assert!(self.account.is_whole());
+        result
+    }
+
+    fn drain_through<S: RegionSource>(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        source: &mut S,
+        writer: Writer,
+        sink: &mut impl FnMut(Drained<'_>),
+    ) -> Result<(), ReadError<S::Error>> {
+        // Before the head: the writer drops only after its last record, so all of them stand before what was dropped.
+        let dropped = read_count(source, self.dropped, "dropped", self.account.dropped)?;
+        let goal = read_count(source, self.head, "head", self.next)?;
+        let mut head = goal;
         while self.next < goal {
-            // What is certainly overwritten already need not be copied.
-            let gone = goal.saturating_sub(self.capacity);
+            // What is overwritten already, or might be, need not be copied.
+            let gone = self.first_safe(head, writer).min(goal);
             if self.next < gone {
-                self.lose(gone, Loss::Lapped, &mut sink);
+                self.lose(gone, Loss::Lapped, sink);
+                continue;
             }
             // One piece: up to the end of the ring, of the chunk, of what is published.
             let slot = self.next & (self.capacity - 1);
             let count = (goal - self.next).min(self.capacity - slot).min(CHUNK_RECORDS);
-            let mut buffer = core::mem::take(&mut self.buffer);
-            buffer.resize((count * RECORD_BYTES) as usize, 0);
-            let copied = source
-                .read(self.records + slot * RECORD_BYTES, &mut buffer)
-                .and_then(|()| source.read_u64(self.head))
-                .map_err(ReadError::Source);
-            match copied {
-                Ok(after) => self.accept(&buffer, count, after, writer, &mut sink),
-                Err(error) => {
-                    self.buffer = buffer;
-                    return Err(error);
-                }
+            let length = (count * RECORD_BYTES) as usize;
+            if buffer.len() < length {
+                buffer.resize(length, 0);
             }
-            self.buffer = buffer;
+            let bytes = &mut buffer[..length];
+            source.read(self.records + slot * RECORD_BYTES, bytes).map_err(ReadError::Source)?;
+            head = read_count(source, self.head, "head", head)?;
+            self.accept(bytes, self.first_safe(head, writer), sink);
         }
-        let dropped = source.read_u64(self.dropped).map_err(ReadError::Source)?;
         if dropped > self.account.dropped {
             let count = dropped - self.account.dropped;
             self.account.dropped = dropped;
             sink(Drained::Lost { first: self.next, count, cause: Loss::Dropped });
         }
-        self.account.written = self.next + self.account.dropped;
-        debug_assert!(self.account.is_whole());
         Ok(())
     }
 
-    /// Judges `count` copied records from `self.next`, the head having been `after` when the copy was done.
-    fn accept(&mut self, bytes: &[u8], count: u64, after: u64, writer: Writer, sink: &mut impl FnMut(Drained<'_>)) {
-        let in_flight = match writer {
-            Writer::Live => 2,
+    /// The first record that can't have been touched by a later one, the head having been `head` after it was copied.
+    fn first_safe(&self, head: u64, writer: Writer) -> u64 {
+        let guard = match writer {
             Writer::Quiescent => 0,
+            // Nothing was ever overwritten, nor will be. A head past the capacity belies the policy.
+            Writer::Live if self.policy == Policy::Stop && head <= self.capacity => 0,
+            Writer::Live => self.guard,
         };
-        // Record i is safe iff i + N > after + 1 (live): the first safe one is after + 2 - N.
-        let first_safe = (after + in_flight).saturating_sub(self.capacity);
+        // Record i is safe iff i + N > head + guard - 1.
+        (head + guard).saturating_sub(self.capacity)
+    }
+
+    /// Judges the copied records from `self.next`, of which those below `first_safe` may have been overwritten.
+    fn accept(&mut self, bytes: &[u8], first_safe: u64, sink: &mut impl FnMut(Drained<'_>)) {
         let start = self.next;
-        let end = start + count;
+        let end = start + bytes.len() as u64 / RECORD_BYTES;
         if first_safe > start {
             self.lose(first_safe.min(end), Loss::Lapped, sink);
         }
         while self.next < end {
-            let offset = ((self.next - start) * RECORD_BYTES) as usize;
-            let whole = bytes[offset..]
-                .chunks_exact(RECORD_BYTES as usize)
-                .zip(self.next..)
-                .take_while(|(record, index)| carries_number(record, *index))
-                .count() as u64;
+            let rest = &bytes[((self.next - start) * RECORD_BYTES) as usize..];
+            let whole = run(rest, self.next, true);
             if whole > 0 {
                 let length = (whole * RECORD_BYTES) as usize;
-                sink(Drained::Records { first: self.next, bytes: &bytes[offset..offset + length] });
+                sink(Drained::Records { first: self.next, bytes: &rest[..length] });
                 self.next += whole;
                 self.account.accepted += whole;
-            }
-            if self.next < end {
-                self.lose(self.next + 1, Loss::Torn, sink);
+            } else {
+                self.lose(self.next + run(rest, self.next, false), Loss::Torn, sink);
             }
         }
     }
@@ -276,6 +323,27 @@ impl LaneReader {
         sink(Drained::Lost { first: self.next, count, cause });
         self.next = until;
     }
+}
+
+/// Reads a word that only ever grows, from `least`, and by no more than a writer can have written.
+fn read_count<S: RegionSource>(
+    source: &mut S,
+    offset: u64,
+    field: &'static str,
+    least: u64,
+) -> Result<u64, ReadError<S::Error>> {
+    let value = source.read_u64(offset).map_err(ReadError::Source)?;
+    if (least..=MOST_RECORDS).contains(&value) { Ok(value) } else { Err(ReadError::Corrupt { field, value }) }
+}
+
+/// How many records at the front of `bytes`, numbered from `first`, carry their numbers, or don't.
+#[inline]
+fn run(bytes: &[u8], first: u64, carry: bool) -> u64 {
+    bytes
+        .chunks_exact(RECORD_BYTES as usize)
+        .zip(first..)
+        .take_while(|(record, index)| carries_number(record, *index) == carry)
+        .count() as u64
 }
 
 /// Whether 32 bytes carry number `index` in both halves.
@@ -345,7 +413,7 @@ impl Region {
         let lanes = read_values(source, sections.lanes, directory.core_count as usize * LANES_PER_CORE)?;
         for lane in &lanes {
             let LaneDescriptor { offset, log2_records, .. } = *lane;
-            if !(4..=40).contains(&log2_records) {
+            if !(LEAST_LOG2_RECORDS.into()..=MOST_LOG2_RECORDS.into()).contains(&log2_records) {
                 return Err(corrupt("lane.log2_records", log2_records.into()));
             }
             let end = offset.checked_add(RECORD_BYTES << log2_records);
@@ -363,6 +431,7 @@ impl Region {
         let line = self.directory.sections.heads + (core * size_of::<HeadLine>()) as u64;
         let head = line + (context * 8) as u64;
         LaneReader::new(lane.offset, lane.log2_records, head, head + (LANES_PER_CORE * 8) as u64)
+            .with_policy(Policy::from_code(self.directory.policy))
     }
 
     /// The status line now. Fails where the run's nonce is no longer the one at open.
@@ -411,10 +480,15 @@ impl Region {
     }
 
     /// A core's log ring: its head and all its bytes, oldest and newest alike.
-    pub fn log<S: RegionSource>(&self, source: &mut S, core: usize) -> Result<(LogHeader, Vec<u8>), ReadError<S::Error>> {
+    pub fn log<S: RegionSource>(
+        &self,
+        source: &mut S,
+        core: usize,
+    ) -> Result<(LogHeader, Vec<u8>), ReadError<S::Error>> {
         let offset = self.directory.sections.logs + core as u64 * LOG_STRIDE;
         let header: LogHeader = read_value(source, offset)?;
-        let bytes = read_values(source, offset + size_of::<LogHeader>() as u64, LOG_STRIDE as usize - size_of::<LogHeader>())?;
+        let bytes =
+            read_values(source, offset + size_of::<LogHeader>() as u64, LOG_STRIDE as usize - size_of::<LogHeader>())?;
         Ok((header, bytes))
     }
 
@@ -439,8 +513,14 @@ pub fn read_values<S: RegionSource, T: FromBytes + IntoBytes + Immutable + Known
     offset: u64,
     count: usize,
 ) -> Result<Vec<T>, ReadError<S::Error>> {
+    // Piece by piece: a count that damage made huge ends at the first byte that is not there, not in an allocation.
+    let piece = (PIECE_BYTES / size_of::<T>().max(1)).max(1);
     let mut values = Vec::new();
-    values.resize_with(count, T::new_zeroed);
-    source.read(offset, values.as_mut_slice().as_mut_bytes()).map_err(ReadError::Source)?;
+    while values.len() < count {
+        let have = values.len();
+        values.resize_with(count.min(have + piece), T::new_zeroed);
+        let bytes = values[have..].as_mut_bytes();
+        source.read(offset + (have * size_of::<T>()) as u64, bytes).map_err(ReadError::Source)?;
+    }
     Ok(values)
 }

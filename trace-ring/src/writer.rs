@@ -50,6 +50,8 @@ impl<'a> LaneWriter<'a> {
         if self.head.get() < self.limit.get() {
             self.append(event);
         } else {
+            // The last record's head before the first count: a reader that sees records dropped sees all that were kept.
+            publish_barrier(); // pairs with the reader's read of `dropped` before `head`
             // Only this context writes the word: no read-modify-write is needed.
             self.dropped.store(self.dropped.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }

@@ -1,0 +1,118 @@
+//! Exceptions and panics: each leaves a fault entry with registers, a line on the console, and ends the run for all.
+// UNSAFETY: the fault entry is written through a raw pointer, and the saved registers are read from the exception stack.
+#![expect(unsafe_code)]
+
+use core::fmt::Write;
+use core::panic::PanicInfo;
+
+use trace_ring::layout::{Context, abort_reason, core_state, fault_kind, run_state};
+use trace_ring::record::{Event, Kind, PEER_ALL};
+
+use crate::arch::{self, read_register};
+use crate::console::line;
+use crate::ipi;
+use crate::percore::{Core, Shared};
+
+core::arch::global_asm!(include_str!("vectors.s"), options(raw));
+
+/// x0..x30 as `fault_common` saved them.
+#[repr(C)]
+struct Saved([u64; 31]);
+
+/// Text cut to a fault entry's room.
+struct Text {
+    bytes: [u8; 200],
+    length: usize,
+}
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for byte in text.bytes() {
+            if let Some(place) = self.bytes.get_mut(self.length) {
+                *place = byte;
+                self.length += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A fault entered through a vector. `kind`: [`fault_kind`].
+#[unsafe(no_mangle)]
+extern "C" fn fault_main(kind: u64, saved: &Saved) -> ! {
+    let (esr, elr, far) = (read_register!("esr_el1"), read_register!("elr_el1"), read_register!("far_el1"));
+    if let Some(core) = Core::try_this() {
+        // SAFETY: this core's own fault entry; `kind` is written last, so a reader that sees it sees the rest.
+        unsafe {
+            let entry = core.fault;
+            (*entry).esr = esr;
+            (*entry).elr = elr;
+            (*entry).far = far;
+            (*entry).spsr = read_register!("spsr_el1");
+            (*entry).sp = read_register!("sp_el0");
+            (*entry).t = arch::counter();
+            (*entry).x = saved.0;
+            arch::publish_stores();
+            core::ptr::addr_of_mut!((*entry).kind).write_volatile(kind as u32);
+        }
+    }
+    line!("ipiscope FAULT core={} kind={kind} esr={esr:#x} elr={elr:#x} far={far:#x}", core_id());
+    take_down(esr)
+}
+
+fn core_id() -> i64 {
+    Core::try_this().map_or(-1, |core| core.id as i64)
+}
+
+/// Ends the run for all cores, and this one for good.
+fn take_down(esr: u64) -> ! {
+    if let (Some(core), Some(shared)) = (Core::try_this(), Shared::try_get()) {
+        core.lane(Context::Fault).append_bounded(Event {
+            t: arch::counter(),
+            kind: Kind::Fault,
+            flags: 0,
+            peer: PEER_ALL,
+            msg: 0,
+            intid: 0xFF,
+            extra: 0,
+            arg: esr,
+        });
+        shared.stop(abort_reason::FAULT, core.id as u32);
+        // SAFETY: this core's own entry, and the status line, which the boot core alone would write.
+        unsafe {
+            core::ptr::addr_of_mut!((*core.entry).state).write_volatile(core_state::FAULTED);
+            if core.id as usize == shared.boot_core {
+                core::ptr::addr_of_mut!((*shared.status).state).write_volatile(run_state::ABORTED);
+            }
+        }
+        arch::synchronize();
+        ipi::wake_all();
+    }
+    arch::park()
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    arch::mask_interrupts();
+    refuse(fault_kind::PANIC, format_args!("{info}"))
+}
+
+/// Leaves `message` in the fault entry (if there is one yet) and on the console, and takes the run down.
+pub fn refuse(kind: u32, message: core::fmt::Arguments<'_>) -> ! {
+    line!("ipiscope FAULT core={} kind={kind} {message}", core_id());
+    if let Some(core) = Core::try_this() {
+        let mut text = Text { bytes: [0; 200], length: 0 };
+        let _ = text.write_fmt(message);
+        // SAFETY: as in `fault_main`.
+        unsafe {
+            let entry = core.fault;
+            (*entry).message = text.bytes;
+            (*entry).message_len = text.length as u32;
+            (*entry).t = arch::counter();
+            (*entry).elr = 0;
+            arch::publish_stores();
+            core::ptr::addr_of_mut!((*entry).kind).write_volatile(kind);
+        }
+    }
+    take_down(0)
+}

@@ -1,0 +1,199 @@
+//! GICv3 set-up: distributor, redistributors found by affinity, CPU interface. The measured path is in `sgi.rs`.
+//!
+//! What a boot loader set up stays: bits are added to GICD_CTLR, no LPI table is touched, no pending SGI is cleared. Register
+//! offsets are those of IHI 0069 (12.9 distributor, 12.11 redistributor). Set-up is our own rather than a crate's, because
+//! every wait here has a deadline and frames are matched by affinity over several regions.
+// UNSAFETY: GIC registers are reached through raw pointers to mapped device frames.
+#![expect(unsafe_code)]
+
+use core::arch::asm;
+
+use crate::arch::{self, read_register, write_register};
+use crate::machine::Machine;
+
+/// Offset of the SGI frame from a redistributor's RD_base.
+const SGI_FRAME: u64 = 0x1_0000;
+/// Priority of everything the kit takes: the middle, as Linux has it.
+const PRIORITY: u32 = 0xA0A0_A0A0;
+/// How long a register write may take to show (GICD_CTLR.RWP, GICR_WAKER.ChildrenAsleep), ns.
+const PATIENCE_NS: u64 = 100_000_000;
+
+fn read(address: u64) -> u32 {
+    // SAFETY: a 32-bit register inside a frame that the machine description names, mapped as device memory.
+    unsafe { core::ptr::read_volatile(address as *const u32) }
+}
+
+fn write(address: u64, value: u32) {
+    // SAFETY: as in `read`.
+    unsafe { core::ptr::write_volatile(address as *mut u32, value) }
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) -> bool {
+    let deadline = arch::counter() + crate::clock::ticks(PATIENCE_NS);
+    while !done() {
+        if arch::counter() > deadline {
+            return false;
+        }
+        arch::yield_now();
+    }
+    true
+}
+
+/// Why the interrupt controller can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GicError {
+    /// ID_AA64PFR0_EL1.GIC is 0, or ICC_SRE_EL1.SRE does not stick.
+    NoSystemRegisters,
+    /// GICD_PIDR2 does not say GICv3 or GICv4.
+    Architecture(u32),
+    /// GICD_CTLR.RWP or GICD_CTLR.ARE_NS did not behave.
+    Distributor(u32),
+}
+
+impl core::fmt::Display for GicError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            GicError::NoSystemRegisters => f.write_str("no GICv3 system registers (ID_AA64PFR0_EL1.GIC, ICC_SRE_EL1)"),
+            GicError::Architecture(pidr2) => write!(f, "GICD_PIDR2 is {pidr2:#x}: not a GICv3 or GICv4"),
+            GicError::Distributor(control) => write!(f, "GICD_CTLR reads {control:#x}: affinity routing did not turn on"),
+        }
+    }
+}
+
+/// What the distributor says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Identity {
+    /// GICD_TYPER.
+    pub typer: u32,
+    /// GICD_IIDR.
+    pub iidr: u32,
+    /// GICD_PIDR2.
+    pub pidr2: u32,
+}
+
+/// Turns affinity routing and group 1 on. `from_el3`: nobody set the GIC's security up, and EL3 is our own stub.
+pub fn set_up_distributor(machine: &Machine, from_el3: bool) -> Result<Identity, GicError> {
+    const CTLR: u64 = 0x0;
+    const RWP: u32 = 1 << 31;
+    const DS: u32 = 1 << 6;
+    const ARE_NS: u32 = 1 << 4;
+    const ENABLE_GROUP1: u32 = 1 << 1 | 1; // EnableGrp1A and EnableGrp1 seen from Non-secure; both groups with DS = 1
+    if read_register!("id_aa64pfr0_el1") >> 24 & 0xF == 0 {
+        return Err(GicError::NoSystemRegisters);
+    }
+    let base = machine.distributor.start;
+    let identity = Identity { typer: read(base + 0x4), iidr: read(base + 0x8), pidr2: read(base + 0xFFE8) };
+    if !matches!(identity.pidr2 >> 4 & 0xF, 3 | 4) {
+        return Err(GicError::Architecture(identity.pidr2));
+    }
+    if from_el3 {
+        // One security state: SGIs then belong to us without a group set-up in Secure state.
+        secure_write(base + CTLR, DS);
+        wait_until(|| read(base + CTLR) & RWP == 0);
+    }
+    let control = read(base + CTLR);
+    if control & ARE_NS == 0 {
+        // ARE may only change while groups are off (IHI 0069, 12.9.4).
+        write(base + CTLR, control & !ENABLE_GROUP1 & !RWP | ARE_NS);
+        wait_until(|| read(base + CTLR) & RWP == 0);
+    }
+    write(base + CTLR, read(base + CTLR) & !RWP | ARE_NS | ENABLE_GROUP1);
+    let settled = wait_until(|| read(base + CTLR) & RWP == 0);
+    let control = read(base + CTLR);
+    if !settled || control & ARE_NS == 0 {
+        return Err(GicError::Distributor(control));
+    }
+    Ok(identity)
+}
+
+/// Has the EL3 stub write a register with Secure access.
+fn secure_write(address: u64, value: u32) {
+    // SAFETY: only reached when EL3 is our own stub, whose one service this is; it clobbers x0 and x3.
+    unsafe {
+        asm!("smc #0", inout("x0") 0xC300_0001_u64 => _, in("x1") address, in("x2") u64::from(value), out("x3") _,
+             options(nostack));
+    }
+}
+
+/// A redistributor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Redistributor {
+    /// Physical address of RD_base; 0: there is none.
+    pub base: u64,
+    /// GICR_TYPER.
+    pub typer: u64,
+    /// GICR_IIDR.
+    pub iidr: u32,
+}
+
+/// Walks all redistributor regions and tells of each frame: its affinity, and the frame. GICR_TYPER.Last ends a region, not
+/// the walk.
+pub fn for_each_redistributor(machine: &Machine, mut tell: impl FnMut(u64, Redistributor)) {
+    for region in machine.redistributors.iter() {
+        let mut base = region.start;
+        while base + 2 * SGI_FRAME <= region.start + region.length {
+            let typer = u64::from(read(base + 0x8)) | u64::from(read(base + 0xC)) << 32;
+            // Bits 63..32 are Aff3..Aff0.
+            let packed = typer >> 32;
+            let affinity = (packed & 0xFF00_0000) << 8 | packed & 0xFF_FFFF;
+            tell(affinity, Redistributor { base, typer, iidr: read(base + 0x4) });
+            let own = if typer & 1 << 1 != 0 { 4 * SGI_FRAME } else { 2 * SGI_FRAME }; // VLPIS: two more frames
+            base += if machine.redistributor_stride != 0 { machine.redistributor_stride } else { own };
+            if typer & 1 << 4 != 0 {
+                break;
+            }
+        }
+    }
+}
+
+/// Wakes this core's redistributor and CPU interface and enables SGIs 0..=7 and `timer`. `false`: the frame did not wake.
+pub fn set_up_core(redistributor: Redistributor, timer: u32) -> bool {
+    const WAKER: u64 = 0x14;
+    const PROCESSOR_SLEEP: u32 = 1 << 1;
+    const CHILDREN_ASLEEP: u32 = 1 << 2;
+    let base = redistributor.base;
+    if read(base + WAKER) & CHILDREN_ASLEEP != 0 {
+        write(base + WAKER, read(base + WAKER) & !PROCESSOR_SLEEP);
+        if !wait_until(|| read(base + WAKER) & CHILDREN_ASLEEP == 0) {
+            return false;
+        }
+    }
+    let sgi = base + SGI_FRAME;
+    let ours = 0xFF | 1 << timer;
+    write(sgi + 0x80, read(sgi + 0x80) | ours); // GICR_IGROUPR0: group 1
+    for offset in [0u64, 4] {
+        write(sgi + 0x400 + offset, PRIORITY); // GICR_IPRIORITYR0, 1: SGIs 0..=7
+    }
+    let byte = sgi + 0x400 + u64::from(timer & !3);
+    let shift = (timer & 3) * 8;
+    write(byte, read(byte) & !(0xFF << shift) | 0xA0 << shift);
+    write(sgi + 0x100, ours); // GICR_ISENABLER0: writing ones sets
+    wait_until(|| read(base) & 1 << 3 == 0); // GICR_CTLR.RWP
+    write_register!("S3_0_C12_C12_5", 1); // ICC_SRE_EL1.SRE
+    arch::instruction_barrier();
+    write_register!("S3_0_C4_C6_0", 0xFF); // ICC_PMR_EL1: everything passes
+    write_register!("S3_0_C12_C12_3", 0); // ICC_BPR1_EL1
+    write_register!("S3_0_C12_C12_4", 0); // ICC_CTLR_EL1: EOImode 0, one write ends and deactivates
+    write_register!("S3_0_C12_C9_0", 0); // ICC_AP1R0_EL1: no stale active priority
+    arch::instruction_barrier();
+    write_register!("S3_0_C12_C12_7", 1); // ICC_IGRPEN1_EL1
+    arch::instruction_barrier();
+    true
+}
+
+/// What a target's redistributor says of an SGI: (enabled, pending, active). Any core may read any frame.
+pub fn look_at(redistributor: u64, intid: u32) -> (bool, bool, bool) {
+    let sgi = redistributor + SGI_FRAME;
+    let bit = 1 << intid;
+    // Pending first: an acknowledge between the reads then shows as active or gone, never as disabled.
+    let pending = read(sgi + 0x200) & bit != 0;
+    let active = read(sgi + 0x300) & bit != 0;
+    (read(sgi + 0x100) & bit != 0, pending, active)
+}
+
+/// Disables or enables an SGI in a redistributor (the `mask` twin).
+pub fn set_enabled(redistributor: u64, intid: u32, enabled: bool) {
+    let sgi = redistributor + SGI_FRAME;
+    write(sgi + if enabled { 0x100 } else { 0x180 }, 1 << intid);
+    wait_until(|| read(redistributor) & 1 << 3 == 0);
+}

@@ -1,0 +1,647 @@
+//! The IPI path: a message into the mailbox, the SGI, the interrupt, the answer, the counts, the record.
+//!
+//! See `docs/design.md`, "Outcomes". Everything that may run in every IPI is `#[inline(always)]` into one function for each
+//! way of recording, so that what is off costs nothing; everything rare is `#[cold]`. Instructions are counted in CI.
+// UNSAFETY: mailboxes and pair slots are tables sized at boot, reached through raw pointers; each word has one writer.
+#![expect(unsafe_code)]
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use trace_ring::histogram;
+use trace_ring::layout::{Context, NO_HISTOGRAM, PairSlot};
+use trace_ring::mailbox;
+use trace_ring::plan::{LAST_MEASURED_SGI, WAKE_SGI, twin_kind};
+use trace_ring::record::{
+    Event, FLAG_DELIVERED, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING, Retired,
+};
+
+use crate::percore::{Core, Shared};
+use crate::{arch, gic, sgi};
+
+/// How a routine records: nothing.
+pub const OFF: u8 = 0;
+/// One record a send, one an answer; lanes overwrite.
+pub const IPI: u8 = 1;
+/// The same, and lanes may turn records away.
+pub const BOUNDED: u8 = 2;
+/// As `BOUNDED`, with acknowledge and end of interrupt.
+pub const STAGES: u8 = 3;
+
+#[inline(always)]
+fn emit<const MODE: u8>(core: &Core, context: Context, event: Event) {
+    match MODE {
+        OFF => {}
+        IPI => core.lane(context).append(event),
+        _ => core.lane(context).append_bounded(event),
+    }
+}
+
+// --- receive --------------------------------------------------------------------------------------------------------
+
+macro_rules! irq_handler {
+    ($name:ident, $mode:expr) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn $name(entry: u64, core: &'static Core) {
+            receive::<{ $mode }>(entry, core);
+        }
+    };
+}
+
+// The vector tables call these by name (`vectors.s`).
+irq_handler!(irq_off, OFF);
+irq_handler!(irq_ipi, IPI);
+irq_handler!(irq_bounded, BOUNDED);
+irq_handler!(irq_stages, STAGES);
+
+/// Answers one interrupt. `entry`: the counter as the vector's second instruction read it.
+#[inline(always)]
+fn receive<const MODE: u8>(entry: u64, core: &'static Core) {
+    let acknowledged = sgi::acknowledge();
+    let intid = acknowledged & 0xFF_FFFF;
+    if intid > u64::from(LAST_MEASURED_SGI) {
+        return other_interrupt::<MODE>(entry, core, intid);
+    }
+    if MODE == STAGES {
+        stage::<MODE>(core, 0, intid);
+    }
+    let line = core.pending(core.id, intid);
+    let mut flags = core.receive_flags.get();
+    let mut word = 0;
+    loop {
+        // Acquire: pairs with the Release that set the bit; the mailbox word behind it is then visible.
+        let mut senders = line.0[word].swap(0, Ordering::Acquire);
+        while senders != 0 {
+            let sender = word as u64 * 64 + u64::from(senders.trailing_zeros());
+            senders &= senders - 1;
+            flags = answer::<MODE>(core, sender, intid, entry, flags);
+        }
+        word += 1;
+        if word as u64 >= core.layout.words || word >= 8 {
+            break;
+        }
+    }
+    if flags & FLAG_DELIVERED != 0 {
+        empty_acknowledge::<MODE>(entry, core, intid);
+    }
+    sgi::end_of_interrupt(acknowledged);
+    if MODE == STAGES {
+        stage::<MODE>(core, 1, intid);
+    }
+}
+
+/// Answers all messages of one sender; returns the flags for the next. `flags` holds `FLAG_DELIVERED` until one message of
+/// this acknowledge was counted as delivered.
+#[inline(always)]
+fn answer<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u64, flags: u8) -> u8 {
+    let (word, slot_index) = take_mail(core.mail(sender, core.id, intid));
+    let answered = core.answered(core.id, sender, intid);
+    let last = answered.load(Ordering::Relaxed);
+    let count = mailbox::messages_since(word, last as u32);
+    let age = mailbox::age(word, entry);
+    // The common answer: one message, its own time, sent before the entry, the first of this acknowledge.
+    if count != 1 || age < 0 || mailbox::is_indirect(word) || flags & FLAG_DELIVERED == 0 {
+        return answer_rare::<MODE>(core, sender, intid, entry, flags);
+    }
+    let slot = core.slot(slot_index & 0xFFFF_FFFF);
+    // SAFETY: the compiled plan's slot index was checked; these words of the slot have this core as their one writer.
+    unsafe {
+        (*slot).delivered += 1;
+        count_latency(core, slot, age as u64);
+    }
+    if MODE >= BOUNDED && age as u64 > Shared::get().trigger {
+        fire(core);
+    }
+    let number = last + 1;
+    emit::<MODE>(
+        core,
+        Context::Irq,
+        Event {
+            t: entry,
+            kind: Kind::Receive,
+            flags,
+            peer: sender as u16,
+            msg: number as u32,
+            intid: intid as u8,
+            extra: 0,
+            arg: entry.wrapping_sub(age as u64),
+        },
+    );
+    // Release: pairs with the Acquire of the waiting sender. It comes before the end of interrupt, as the rival's flag does.
+    answered.store(number, Ordering::Release);
+    flags & !FLAG_DELIVERED
+}
+
+/// Word and slot of a mailbox in one load of a pair; each half is single-copy atomic.
+#[inline(always)]
+fn take_mail(mail: *const crate::percore::Mail) -> (u64, u64) {
+    let (word, slot): (u64, u64);
+    // SAFETY: `mail` lies in the mailbox table.
+    unsafe {
+        core::arch::asm!("ldp {}, {}, [{}]", out(reg) word, out(reg) slot, in(reg) mail, options(nostack, preserves_flags));
+    }
+    (word, slot)
+}
+
+/// # Safety
+///
+/// `slot` must be one of the region's, and this core its receiver.
+#[inline(always)]
+unsafe fn count_latency(core: &Core, slot: *mut PairSlot, latency: u64) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        (*slot).sum = (*slot).sum.wrapping_add(latency);
+        if latency < (*slot).min {
+            (*slot).min = latency;
+        }
+        if latency > (*slot).max {
+            (*slot).max = latency;
+        }
+        let index = (*slot).histogram;
+        if index != NO_HISTOGRAM {
+            let counter =
+                core.layout.histograms.wrapping_add(index as usize * histogram::STRIDE + histogram::bucket(latency));
+            // A counter that reaches its top stays there; the host sees u32::MAX and says so.
+            *counter = (*counter).saturating_add(1);
+        }
+    }
+}
+
+/// The other answers: several messages of one sender, one answered early, a broadcast, a second sender.
+#[cold]
+#[inline(never)]
+fn answer_rare<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u64, flags: u8) -> u8 {
+    let (word, slot_index) = take_mail(core.mail(sender, core.id, intid));
+    let answered = core.answered(core.id, sender, intid);
+    let last = answered.load(Ordering::Relaxed);
+    let count = mailbox::messages_since(word, last as u32);
+    if count == 0 {
+        return flags; // answered with the message before it: its word was there, its bit was not yet set
+    }
+    let (age, timed) = if mailbox::is_indirect(word) {
+        let sent = core.row_head(sender).broadcast_time.load(Ordering::Relaxed);
+        let age = entry.wrapping_sub(sent) as i64;
+        (age, sent != 0 && age >= 0)
+    } else {
+        let age = mailbox::age(word, entry);
+        (age, age >= 0)
+    };
+    let delivered = flags & FLAG_DELIVERED != 0;
+    let slot = core.slot(slot_index & 0xFFFF_FFFF);
+    // SAFETY: as in `answer`.
+    unsafe {
+        if delivered {
+            (*slot).delivered += 1;
+            if !timed {
+                (*slot).timed_adjust = (*slot).timed_adjust.wrapping_sub(1);
+            }
+        } else {
+            (*slot).coalesced += 1;
+            if timed {
+                (*slot).timed_adjust = (*slot).timed_adjust.wrapping_add(1);
+            }
+        }
+        (*slot).coalesced += u64::from(count) - 1;
+        if timed {
+            count_latency(core, slot, age as u64);
+        }
+    }
+    let number = (last as u32).wrapping_add(count);
+    emit::<MODE>(
+        core,
+        Context::Irq,
+        Event {
+            t: entry,
+            kind: Kind::Receive,
+            flags: if timed { flags } else { flags | FLAG_UNTIMED },
+            peer: sender as u16,
+            msg: number,
+            intid: intid as u8,
+            extra: u8::try_from(count - 1).unwrap_or(u8::MAX),
+            arg: if timed { entry.wrapping_sub(age as u64) } else { 0 },
+        },
+    );
+    if MODE != OFF && timed && age as u64 > Shared::get().trigger {
+        fire(core);
+    }
+    answered.store(number.into(), Ordering::Release); // as in `answer`
+    flags & !FLAG_DELIVERED
+}
+
+/// Policy `trigger`: this core's lanes go on for half a ring.
+#[cold]
+fn fire(core: &Core) {
+    for lane in &core.lanes {
+        lane.fire();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn empty_acknowledge<const MODE: u8>(entry: u64, core: &'static Core, intid: u64) {
+    // SAFETY: this core's own entry.
+    unsafe { (*core.entry).empty_acknowledges += 1 };
+    let event = Event {
+        t: entry,
+        kind: Kind::ReceiveEmpty,
+        flags: core.receive_flags.get() & !FLAG_DELIVERED,
+        peer: PEER_ALL,
+        msg: 0,
+        intid: intid as u8,
+        extra: 0,
+        arg: 0,
+    };
+    emit::<MODE>(core, Context::Irq, event);
+}
+
+/// Wake-ups, the timer, and what nobody asked for.
+#[cold]
+#[inline(never)]
+fn other_interrupt<const MODE: u8>(entry: u64, core: &'static Core, intid: u64) {
+    if intid >= 1020 {
+        // SAFETY: this core's own entry.
+        unsafe { (*core.entry).spurious_intids += 1 };
+        let event = Event {
+            t: entry,
+            kind: Kind::SpuriousIntid,
+            flags: 0,
+            peer: PEER_ALL,
+            msg: intid as u32,
+            intid: 0xFF,
+            extra: 0,
+            arg: 0,
+        };
+        return emit::<MODE>(core, Context::Irq, event); // special INTIDs are not ended
+    }
+    // SAFETY: this core's own entry.
+    unsafe { (*core.entry).other_interrupts += 1 };
+    if intid == u64::from(core.timer) {
+        crate::wait::timer_interrupt(core);
+    }
+    sgi::end_of_interrupt(intid);
+}
+
+#[cold]
+#[inline(never)]
+fn stage<const MODE: u8>(core: &Core, which: u8, intid: u64) {
+    let t = arch::counter_ordered();
+    let event =
+        Event { t, kind: Kind::Stage, flags: 0, peer: PEER_ALL, msg: 0, intid: intid as u8, extra: which, arg: 0 };
+    emit::<MODE>(core, Context::Irq, event);
+}
+
+/// The vector table of a core with a twin on its receive side calls this. `entry` is the true one; the twin's is later.
+#[unsafe(no_mangle)]
+extern "C" fn irq_twin(entry: u64, core: &'static Core) {
+    let mut stamp = entry;
+    if core.twins.late != 0 {
+        while stamp.wrapping_sub(entry) < core.twins.late {
+            stamp = arch::counter();
+        }
+        // SAFETY: this core's own truth line.
+        unsafe { (*core.truth).delayed += 1 };
+    }
+    match Shared::get().mode {
+        OFF => receive::<OFF>(stamp, core),
+        IPI => receive::<IPI>(stamp, core),
+        STAGES => receive::<STAGES>(stamp, core),
+        _ => receive::<BOUNDED>(stamp, core),
+    }
+    if core.twins.mask != 0 {
+        crate::wait::mask_twin(core);
+    }
+}
+
+// --- send -----------------------------------------------------------------------------------------------------------
+
+/// One sender's messages to one target on one INTID, ready to go.
+struct Series {
+    mail: &'static crate::percore::Mail,
+    answered: &'static core::sync::atomic::AtomicU64,
+    pending: &'static core::sync::atomic::AtomicU64,
+    bit: u64,
+    slot: *mut PairSlot,
+    slot_index: u32,
+    target: &'static Core,
+    intid: u8,
+}
+
+impl Series {
+    fn new(core: &'static Core, target: &'static Core, intid: u8, slot_index: u32) -> Self {
+        let column = u64::from(intid);
+        // SAFETY: the mailbox table lives for ever.
+        let mail = unsafe { &*core.mail(core.id, target.id, column) };
+        mail.slot.store(slot_index, Ordering::Relaxed); // seen with the next message's bit
+        Series {
+            mail,
+            answered: core.answered(target.id, core.id, column),
+            pending: &core.pending(target.id, column).0[core.id as usize / 64],
+            bit: 1 << (core.id % 64),
+            slot: core.slot(slot_index.into()),
+            slot_index,
+            target,
+            intid,
+        }
+    }
+}
+
+/// xorshift64*, drawn by the `drop` twin (S. Vigna, "An experimental exploration of Marsaglia's xorshift generators").
+struct Dice {
+    state: u64,
+    rate: u64,
+}
+
+impl Dice {
+    fn strikes(&mut self) -> bool {
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32 < self.rate
+    }
+}
+
+/// How a message is sent when an operation says so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// Each message waits for its answer.
+    ForAnswer,
+    /// None waits.
+    No,
+}
+
+/// Sends `count` messages to `target`, waiting for each answer or not.
+pub fn send_series(core: &'static Core, target: &'static Core, intid: u8, slot: u32, count: u32, waiting: Waiting) {
+    let shared = Shared::get();
+    let series = Series::new(core, target, intid, slot);
+    let mut drop_twins =
+        shared.twins_of(core.id).filter(|twin| twin.kind == twin_kind::DROP && u64::from(twin.peer) == target.id);
+    match (drop_twins.next(), waiting, shared.mode) {
+        // The twin's routine is its own; the others hold no trace of it.
+        (Some(twin), ..) => {
+            let cell = &core.drop_state;
+            let state = if cell.get() == 0 { twin.seed } else { cell.get() };
+            let mut dice = Dice { state, rate: twin.rate };
+            run::<BOUNDED, true>(core, &series, count, waiting == Waiting::ForAnswer, &mut dice);
+            cell.set(dice.state);
+        }
+        (None, Waiting::ForAnswer, IPI) => ping_traced(core, &series, count),
+        (None, Waiting::ForAnswer, OFF) => ping_untraced(core, &series, count),
+        (None, _, mode) => {
+            let mut dice = Dice { state: 1, rate: 0 };
+            let wait = waiting == Waiting::ForAnswer;
+            match mode {
+                OFF => run::<OFF, false>(core, &series, count, wait, &mut dice),
+                IPI => run::<IPI, false>(core, &series, count, wait, &mut dice),
+                _ => run::<BOUNDED, false>(core, &series, count, wait, &mut dice),
+            }
+        }
+    }
+}
+
+#[inline(never)]
+fn ping_traced(core: &'static Core, series: &Series, count: u32) {
+    run::<IPI, false>(core, series, count, true, &mut Dice { state: 1, rate: 0 });
+}
+
+#[inline(never)]
+fn ping_untraced(core: &'static Core, series: &Series, count: u32) {
+    run::<OFF, false>(core, series, count, true, &mut Dice { state: 1, rate: 0 });
+}
+
+#[inline(always)]
+fn run<const MODE: u8, const DROP: bool>(
+    core: &'static Core,
+    series: &Series,
+    count: u32,
+    wait: bool,
+    dice: &mut Dice,
+) {
+    let value = sgi::to_core(series.target.affinity, series.intid);
+    let send_tail = Event {
+        t: 0,
+        kind: Kind::Send,
+        flags: 0,
+        peer: series.target.id as u16,
+        msg: 0,
+        intid: series.intid,
+        extra: 0,
+        arg: u64::from(series.slot_index) << 32,
+    };
+    let begun = arch::counter_ordered();
+    let mut number = series.mail.sent.load(Ordering::Relaxed);
+    // SAFETY: `sent` and `busy` of this slot have this core as their one writer.
+    let mut sent = unsafe { (*series.slot).sent };
+    let goal = sent + u64::from(count);
+    while sent != goal {
+        number = number.wrapping_add(1);
+        sent += 1;
+        let before = arch::counter_ordered();
+        series.mail.word.store(mailbox::pack(before, number), Ordering::Relaxed);
+        // Release: pairs with the receiver's swap; the word above is visible with the bit.
+        series.pending.fetch_or(series.bit, Ordering::Release);
+        if DROP && dice.strikes() {
+            // SAFETY: this core's own truth line.
+            unsafe { (*core.truth).dropped += 1 };
+            arch::publish_stores();
+        } else {
+            sgi::send(value);
+        }
+        let window = arch::counter().wrapping_sub(before);
+        // SAFETY: as above. Volatile: the host may look at any time.
+        unsafe { core::ptr::addr_of_mut!((*series.slot).sent).write_volatile(sent) };
+        let window = if window >> 32 == 0 { window } else { 0xFFFF_FFFF };
+        emit::<MODE>(core, Context::Thread, Event { t: before, msg: number, arg: send_tail.arg | window, ..send_tail });
+        // Acquire: pairs with the Release of the answer.
+        if wait && series.answered.load(Ordering::Acquire) as u32 != number {
+            arch::yield_now();
+            if series.answered.load(Ordering::Acquire) as u32 != number {
+                series.mail.sent.store(number, Ordering::Relaxed);
+                wait_for_answer(core, series, before);
+            }
+        }
+    }
+    series.mail.sent.store(number, Ordering::Relaxed);
+    // SAFETY: as above.
+    unsafe { (*series.slot).busy += arch::counter_ordered().wrapping_sub(begun) };
+}
+
+/// Polls for the answer to the newest message; looks at the target's redistributor once, and retires the message after T.
+#[inline(never)]
+fn wait_for_answer(core: &'static Core, series: &Series, since: u64) {
+    let shared = Shared::get();
+    let number = series.mail.sent.load(Ordering::Relaxed);
+    let mut probed = false;
+    let mut polls = 0u32;
+    loop {
+        if series.answered.load(Ordering::Acquire) as u32 == number {
+            return;
+        }
+        arch::yield_now();
+        polls = polls.wrapping_add(1);
+        if polls % 16 != 0 {
+            continue;
+        }
+        let waited = arch::counter().wrapping_sub(since);
+        if !probed && waited > shared.probe {
+            probed = true;
+            probe(core, series, number);
+        }
+        if waited > shared.timeout {
+            return retire(core, series, number);
+        }
+    }
+}
+
+/// What the target's redistributor says, as the bits of a record.
+fn look(series: &Series) -> u64 {
+    let (enabled, pending, active) = gic::look_at(series.target.redistributor, series.intid.into());
+    let bit = |set: bool, bit: u64| if set { bit } else { 0 };
+    bit(enabled, PROBE_ENABLED) | bit(pending, PROBE_PENDING) | bit(active, PROBE_ACTIVE)
+}
+
+fn evidence(core: &Core, series: &Series, kind: Kind, extra: u8, number: u32, arg: u64) {
+    if Shared::get().mode != OFF {
+        let t = arch::counter();
+        let peer = series.target.id as u16;
+        let event = Event { t, kind, flags: 0, peer, msg: number, intid: series.intid, extra, arg };
+        core.lane(Context::Thread).append_bounded(event);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn probe(core: &'static Core, series: &Series, number: u32) {
+    let seen = look(series);
+    // SAFETY: the probe counters of this slot have this core as their one writer.
+    unsafe {
+        let slot = series.slot;
+        if seen & PROBE_ACTIVE != 0 {
+            (*slot).probes_active += 1;
+        } else if seen & PROBE_PENDING == 0 {
+            (*slot).probes_absent += 1;
+        } else if seen & PROBE_ENABLED == 0 {
+            (*slot).probes_masked += 1;
+        } else {
+            (*slot).probes_pending += 1;
+        }
+    }
+    evidence(core, series, Kind::Probe, 0, number, seen);
+}
+
+/// Takes unanswered messages back. Whoever clears the bit owns them: if it was still set, no receiver has seen it since.
+#[cold]
+#[inline(never)]
+fn retire(core: &'static Core, series: &Series, number: u32) {
+    let shared = Shared::get();
+    // AcqRel: our reads below come after it, and a receiver that swaps later sees what we write to `answered`.
+    let taken = series.pending.fetch_and(!series.bit, Ordering::AcqRel) & series.bit != 0;
+    // A handler that is under way may hold a bit swapped out before, or read the newest word with an older bit. It is under
+    // way while the SGI is active; until that ends the count is not final.
+    let deadline = arch::counter() + shared.timeout;
+    let mut seen = look(series);
+    while (seen & PROBE_ACTIVE != 0 || !taken)
+        && series.answered.load(Ordering::Acquire) as u32 != number
+        && arch::counter() < deadline
+    {
+        arch::yield_now();
+        seen = look(series);
+    }
+    let missing = number.wrapping_sub(series.answered.load(Ordering::Acquire) as u32);
+    if missing == 0 || missing > i32::MAX as u32 {
+        return; // answered after all
+    }
+    let reason = if taken && seen & (PROBE_ENABLED | PROBE_PENDING | PROBE_ACTIVE) == PROBE_ENABLED {
+        Retired::Lost
+    } else {
+        Retired::Unknown
+    };
+    // The numbers are used up: the receiver must not count them with the next message.
+    series.answered.store(number.into(), Ordering::Release);
+    // SAFETY: `lost` and `unknown` of this slot have this core as their one writer.
+    unsafe {
+        match reason {
+            Retired::Lost => (*series.slot).lost += u64::from(missing),
+            Retired::Unknown => (*series.slot).unknown += u64::from(missing),
+        }
+    }
+    evidence(core, series, Kind::Retire, reason.code(), number, seen | u64::from(missing));
+}
+
+/// Sends `count` broadcasts and waits for all answers to each. `slot`: that of core 0.
+pub fn broadcast(core: &'static Core, intid: u8, slot: u32, count: u32) {
+    let shared = Shared::get();
+    let value = sgi::to_others(intid);
+    let row = core.row_head(core.id);
+    let others = || shared.live_cores().filter(|other| other.id != core.id);
+    for _ in 0..count {
+        // Until the time stands there, a receiver that looks early has no time to take.
+        row.broadcast_time.store(0, Ordering::Relaxed);
+        for target in others() {
+            let series = Series::new(core, target, intid, slot + target.id as u32);
+            let number = series.mail.sent.load(Ordering::Relaxed).wrapping_add(1);
+            series.mail.sent.store(number, Ordering::Relaxed);
+            series.mail.word.store(mailbox::pack_indirect(number), Ordering::Relaxed);
+            series.pending.fetch_or(series.bit, Ordering::Release); // as in `run`
+            // SAFETY: as in `run`.
+            unsafe { (*series.slot).sent += 1 };
+        }
+        let broadcasts = row.broadcasts.load(Ordering::Relaxed).wrapping_add(1);
+        row.broadcasts.store(broadcasts, Ordering::Relaxed);
+        let before = arch::counter_ordered();
+        row.broadcast_time.store(before, Ordering::Relaxed);
+        sgi::send(value);
+        let window = arch::counter().wrapping_sub(before).min(0xFFFF_FFFF);
+        if shared.mode != OFF {
+            core.lane(Context::Thread).append_bounded(Event {
+                t: before,
+                kind: Kind::Send,
+                flags: 0,
+                peer: PEER_ALL,
+                msg: broadcasts,
+                intid,
+                extra: 0,
+                arg: u64::from(slot) << 32 | window,
+            });
+        }
+        for target in others() {
+            wait_for_answer(core, &Series::new(core, target, intid, slot + target.id as u32), before);
+        }
+    }
+}
+
+/// Waits until all that this core has sent was answered, or retires it.
+pub fn settle(core: &'static Core) {
+    let shared = Shared::get();
+    let since = arch::counter();
+    for target in shared.live_cores() {
+        for intid in 0..core.layout.sgi_count {
+            // SAFETY: the mailbox table lives for ever.
+            let mail = unsafe { &*core.mail(core.id, target.id, intid) };
+            if core.answered(target.id, core.id, intid).load(Ordering::Acquire) as u32 != mail.sent.load(Ordering::Relaxed)
+            {
+                let slot = mail.slot.load(Ordering::Relaxed);
+                wait_for_answer(core, &Series::new(core, target, intid as u8, slot), since);
+            }
+        }
+    }
+}
+
+// --- wake-ups -------------------------------------------------------------------------------------------------------
+
+/// Makes a core look up from its wait.
+pub fn wake(target: &Core) {
+    bump(&target.inbox.attention);
+    sgi::send(sgi::to_core(target.affinity, WAKE_SGI));
+}
+
+/// Makes all other cores look up.
+pub fn wake_all() {
+    for other in Shared::get().live_cores() {
+        bump(&other.inbox.attention);
+    }
+    sgi::send(sgi::to_others(WAKE_SGI));
+}
+
+/// Release: what was changed before is visible to whoever sees the new number.
+fn bump(attention: &AtomicU32) {
+    attention.fetch_add(1, Ordering::Release);
+}

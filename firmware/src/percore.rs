@@ -1,0 +1,305 @@
+//! What each core owns, and what all share: in work memory, found through TPIDR_EL1.
+//!
+//! Lines are laid out by who writes them. The mailbox row of a sender is written by that sender alone, the answered row of a
+//! receiver by that receiver (and by a sender that took its message back), the pending line of a receiver by everyone.
+// UNSAFETY: the tables are sized at boot, so they are reached through raw pointers.
+#![expect(unsafe_code)]
+
+use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use trace_ring::layout::{Context, CoreEntry, FaultEntry, LANES_PER_CORE, LogHeader, MAX_CORES, PairSlot, PhaseResult, Status, Truth};
+use trace_ring::plan::{Plan, Twin};
+use trace_ring::writer::LaneWriter;
+
+use crate::arch::{read_register, write_register};
+use crate::clock::Exchange;
+
+/// One sender's mailbox for one target and INTID. `word` is [`trace_ring::mailbox`]'s; `slot` and `sent` follow it so that
+/// the receiver takes word and slot with one load of a pair.
+#[repr(C, align(16))]
+pub struct Mail {
+    /// Newest message.
+    pub word: AtomicU64,
+    /// Index of the pair slot that counts it.
+    pub slot: AtomicU32,
+    /// Number of the newest message, whole. Only the sender reads it.
+    pub sent: AtomicU32,
+}
+
+/// Head of a sender's row: the time of its broadcast. One line.
+#[repr(C, align(64))]
+pub struct RowHead {
+    /// Send time of the broadcast under way, ticks; 0 while its words are being filled.
+    pub broadcast_time: AtomicU64,
+    /// Broadcasts sent.
+    pub broadcasts: AtomicU32,
+}
+
+/// The senders that want something of a core: one bit each, for one INTID. One line holds 512.
+#[repr(C, align(64))]
+pub struct Pending(pub [AtomicU64; 8]);
+
+/// Where the tables lie. The same for all cores.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    /// Rows of [`Mail`], one a sender, each with a [`RowHead`].
+    pub rows: u64,
+    /// Bytes of a row.
+    pub row_bytes: u64,
+    /// Answered numbers: one row of `AtomicU64` a receiver.
+    pub answered: u64,
+    /// Bytes of such a row.
+    pub answered_bytes: u64,
+    /// [`Pending`] lines: `sgi_count` a receiver.
+    pub pending: u64,
+    /// SGIs that tables are made for.
+    pub sgi_count: u64,
+    /// Words of a pending line in use.
+    pub words: u64,
+    /// Pair slots of the region.
+    pub slots: *mut PairSlot,
+    /// Histograms of the region.
+    pub histograms: *mut u32,
+}
+
+/// What a core owns.
+#[repr(C, align(128))]
+pub struct Core {
+    /// Layout of the shared tables, copied here so that the handler reads one line.
+    pub layout: Layout,
+    /// This core's id.
+    pub id: u64,
+    /// The lanes.
+    pub lanes: [LaneWriter<'static>; LANES_PER_CORE],
+    /// What the thread is doing: a [`trace_ring::record::ReceiverState`], with `FLAG_DELIVERED` already set.
+    pub receive_flags: Cell<u8>,
+    /// INTID of the virtual timer.
+    pub timer: u32,
+    /// MPIDR affinity.
+    pub affinity: u64,
+    /// RD_base of its redistributor.
+    pub redistributor: u64,
+    /// Its entry in the region.
+    pub entry: *mut CoreEntry,
+    /// Its fault entry.
+    pub fault: *mut FaultEntry,
+    /// Its log.
+    pub log: *mut LogHeader,
+    /// What its twins did.
+    pub truth: *mut Truth,
+    /// Its twins.
+    pub twins: Twins,
+    /// Where the `drop` twin's generator stands; 0: at its seed.
+    pub drop_state: Cell<u64>,
+    /// When the `mask` twin enables its SGIs again, ticks; 0: they are enabled.
+    pub masked_until: Cell<u64>,
+    /// When the wait under way ends without an answer, ticks; 0: nobody waits.
+    pub wait_until: Cell<u64>,
+    /// Frame buffer of the logger.
+    pub log_frame: Cell<[u8; 120]>,
+    /// Bytes in it; above its size: the frame was too long.
+    pub log_length: Cell<usize>,
+    /// Interrupt mask to restore after a log frame.
+    pub log_daif: Cell<u64>,
+    /// Memory that operation PRESSURE works over.
+    pub pressure: *mut u64,
+    /// Words of it.
+    pub pressure_words: usize,
+    /// Where its program stands.
+    pub program_counter: AtomicU32,
+    /// Whether it takes part: set by itself once its interrupts are on, in time.
+    pub up: AtomicBool,
+    /// Written by others, from here on.
+    pub inbox: Inbox,
+}
+
+/// What other cores write to make a core look up. One line.
+#[repr(C, align(128))]
+pub struct Inbox {
+    /// Bumped by whoever changed something this core may be waiting for.
+    pub attention: AtomicU32,
+    /// Posture asked for.
+    pub posture: AtomicU8,
+    /// Posture taken, by the core itself.
+    pub posture_taken: AtomicU8,
+}
+
+/// A core's fault twins; the empty one costs nothing, because other routines are chosen then.
+#[derive(Clone, Copy, Default)]
+pub struct Twins {
+    /// Ticks that the vector waits before its stamp.
+    pub late: u64,
+    /// Ticks that the INTID stays disabled after each end of interrupt.
+    pub mask: u64,
+}
+
+/// What all cores share.
+pub struct Shared {
+    /// The plan.
+    pub plan: Plan<'static>,
+    /// The cores' blocks, by id; null for those that the plan does not use.
+    pub cores: [*const Core; MAX_CORES],
+    /// How many the plan uses.
+    pub core_count: usize,
+    /// Status line of the region.
+    pub status: *mut Status,
+    /// The host's request word.
+    pub request: *const AtomicU32,
+    /// Phase results of the region.
+    pub phases: *mut PhaseResult,
+    /// Cores that take part.
+    pub live: AtomicU32,
+    /// Set once the boot core has counted the live ones: nobody joins after that.
+    pub closed: AtomicBool,
+    /// Barrier: cores that arrived.
+    pub arrived: AtomicU32,
+    /// Barrier: how often it opened.
+    pub generation: AtomicU32,
+    /// Whose turn it is; `NOBODY` between chains.
+    pub turn: AtomicU32,
+    /// Why everybody is to stop: a [`trace_ring::layout::abort_reason`].
+    pub abort: AtomicU32,
+    /// Counter at the begin of the phase.
+    pub phase_started: AtomicU64,
+    /// Whether another round follows.
+    pub again: AtomicBool,
+    /// Counter comparison.
+    pub exchange: Exchange,
+    /// T in ticks.
+    pub timeout: u64,
+    /// Probe time in ticks.
+    pub probe: u64,
+    /// Deadline of barriers and turns in ticks.
+    pub deadline: u64,
+    /// Whether the request word is read.
+    pub listens: bool,
+    /// How routines record: a mode of `ipi`.
+    pub mode: u8,
+    /// Latency that fires policy `trigger`, ticks.
+    pub trigger: u64,
+    /// Ticks for which the plan is repeated; 0: once.
+    pub duration: u64,
+    /// The core that booted.
+    pub boot_core: usize,
+}
+
+static SHARED: AtomicPtr<Shared> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Nobody's turn.
+pub const NOBODY: u32 = u32::MAX;
+
+// SAFETY: fields that change are atomics; pointers lead to memory whose words have one writer each.
+unsafe impl Sync for Shared {}
+
+impl Core {
+    /// This core's block.
+    #[inline(always)]
+    pub fn this() -> &'static Core {
+        // SAFETY: TPIDR_EL1 is set before interrupts and before the first call.
+        unsafe { &*(read_register!("tpidr_el1") as *const Core) }
+    }
+
+    /// This core's block, if the boot has come that far.
+    pub fn try_this() -> Option<&'static Core> {
+        let pointer = read_register!("tpidr_el1") as *const Core;
+        // SAFETY: `enter` wrote 0 or a block.
+        unsafe { pointer.as_ref() }
+    }
+
+    /// Makes `core` this core's block.
+    pub fn enter(core: *const Core) {
+        write_register!("tpidr_el1", core as u64);
+    }
+
+    /// The lane of a context.
+    #[inline(always)]
+    pub fn lane(&self, context: Context) -> &LaneWriter<'static> {
+        &self.lanes[context as usize]
+    }
+
+    /// The entry in `sender`'s row for SGI `intid` to `target`.
+    #[inline(always)]
+    pub fn mail(&self, sender: u64, target: u64, intid: u64) -> *const Mail {
+        let layout = &self.layout;
+        let column = target * layout.sgi_count + intid;
+        (layout.rows + sender * layout.row_bytes + 64 + column * 16) as *const Mail
+    }
+
+    /// Head of `sender`'s row.
+    #[inline(always)]
+    pub fn row_head(&self, sender: u64) -> &'static RowHead {
+        // SAFETY: rows were laid out for every id of the plan.
+        unsafe { &*((self.layout.rows + sender * self.layout.row_bytes) as *const RowHead) }
+    }
+
+    /// The number that `receiver` has answered of `sender`'s messages on `intid`.
+    #[inline(always)]
+    pub fn answered(&self, receiver: u64, sender: u64, intid: u64) -> &'static AtomicU64 {
+        let layout = &self.layout;
+        let column = sender * layout.sgi_count + intid;
+        // SAFETY: as `row_head`.
+        unsafe { &*((layout.answered + receiver * layout.answered_bytes + column * 8) as *const AtomicU64) }
+    }
+
+    /// The pending line of `receiver` for `intid`.
+    #[inline(always)]
+    pub fn pending(&self, receiver: u64, intid: u64) -> &'static Pending {
+        // SAFETY: as `row_head`.
+        unsafe { &*((self.layout.pending + (receiver * self.layout.sgi_count + intid) * 64) as *const Pending) }
+    }
+
+    /// A pair slot.
+    #[inline(always)]
+    pub fn slot(&self, index: u64) -> *mut PairSlot {
+        self.layout.slots.wrapping_add(index as usize)
+    }
+}
+
+impl Shared {
+    /// The one that [`Shared::install`] was given.
+    #[inline(always)]
+    pub fn get() -> &'static Shared {
+        // SAFETY: installed before the first core enters its program.
+        unsafe { &*SHARED.load(Ordering::Relaxed) }
+    }
+
+    /// It, if the boot has come that far.
+    pub fn try_get() -> Option<&'static Shared> {
+        // SAFETY: null, or what `install` was given.
+        unsafe { SHARED.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Makes `shared` the one.
+    pub fn install(shared: &'static Shared) {
+        SHARED.store(core::ptr::from_ref(shared).cast_mut(), Ordering::Release);
+    }
+
+    /// A core that takes part, by id.
+    pub fn core(&self, id: usize) -> Option<&'static Core> {
+        let pointer = *self.cores.get(id)?;
+        // SAFETY: null, or a block that lives for ever.
+        unsafe { pointer.as_ref() }.filter(|core| core.up.load(Ordering::Acquire))
+    }
+
+    /// All cores that take part.
+    pub fn live_cores(&self) -> impl Iterator<Item = &'static Core> + '_ {
+        (0..self.core_count).filter_map(|id| self.core(id))
+    }
+
+    /// The plan's twins of a core.
+    pub fn twins_of(&self, id: u64) -> impl Iterator<Item = &'static Twin> + '_ {
+        self.plan.twins.iter().filter(move |twin| u64::from(twin.core) == id)
+    }
+
+    /// Sets the reason to stop, if there is none yet.
+    pub fn stop(&self, reason: u32, detail: u32) {
+        if self.abort.compare_exchange(0, reason, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            // SAFETY: only the one who set the reason writes it down; the status line is mapped.
+            unsafe {
+                core::ptr::addr_of_mut!((*self.status).detail).write_volatile(detail);
+                core::ptr::addr_of_mut!((*self.status).reason).write_volatile(reason);
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! PSCI over the conduit that the tree names (DEN0022). `smccc` makes the calls.
+
+use smccc::{Hvc, Smc, psci};
+
+use crate::machine::Conduit;
+
+/// PSCI_VERSION: major in bits 31..16, minor in bits 15..0; 0 without PSCI.
+pub fn version(conduit: Conduit) -> u32 {
+    let version = match conduit {
+        Conduit::None => return 0,
+        Conduit::Hvc => psci::version::<Hvc>(),
+        Conduit::Smc => psci::version::<Smc>(),
+    };
+    version.map_or(0, |version| u32::from(version.major) << 16 | u32::from(version.minor))
+}
+
+/// CPU_ON: starts the core of `mpidr` at `entry` (physical) with `argument` in x0. The error is PSCI's code.
+pub fn cpu_on(conduit: Conduit, mpidr: u64, entry: u64, argument: u64) -> Result<(), i32> {
+    let answer = match conduit {
+        Conduit::None => return Err(psci::error::NOT_SUPPORTED),
+        Conduit::Hvc => psci::cpu_on::<Hvc>(mpidr, entry, argument),
+        Conduit::Smc => psci::cpu_on::<Smc>(mpidr, entry, argument),
+    };
+    answer.map_err(|error| i64::from(error) as i32)
+}
+
+/// The UID of a hypervisor, as the SMCCC vendor-specific call 0x8600_FF01 gives it (DEN0028, 6.3); zeroes: none answers.
+///
+/// Asked only where PSCI_FEATURES says that SMCCC_VERSION (0x8000_0000) is there: an unknown HVC is undefined before that.
+pub fn hypervisor_uid(conduit: Conduit) -> [u32; 4] {
+    // With PSCI over SMC an HVC would go to our own vectors at EL2, or nowhere.
+    if conduit != Conduit::Hvc || version(conduit) < 1 << 16 || psci::psci_features::<Hvc>(0x8000_0000).is_err() {
+        return [0; 4];
+    }
+    let answer = smccc::hvc32(0x8600_FF01, [0; 7]);
+    if answer[0] == u32::MAX { [0; 4] } else { [answer[0], answer[1], answer[2], answer[3]] }
+}

@@ -1,0 +1,243 @@
+//! Waiting: postures, barriers, turns. Cores sleep in WFI unless a plan wants them otherwise, and every wait has a deadline.
+//!
+//! Whoever changes something that another core may wait for bumps that core's `attention` and sends it the wake-up SGI. A
+//! waiting core looks at its condition only when `attention` changed, so the loop around WFI is a handful of instructions:
+//! load, compare, branch, WFI, unmask, ISB, mask.
+// UNSAFETY: result lines of the region are written through raw pointers.
+#![expect(unsafe_code)]
+
+use core::sync::atomic::Ordering;
+
+use trace_ring::layout::abort_reason;
+use trace_ring::plan::op;
+use trace_ring::record::{FLAG_DELIVERED, ReceiverState};
+
+use crate::arch::{self, write_register};
+use crate::percore::{Core, NOBODY, Shared};
+use crate::{gic, ipi};
+
+/// The run is to end: leave the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop;
+
+/// Posture in which a core answers counter comparisons: above all receiver states.
+pub const COMPARE: u8 = 0x80;
+
+const CNTV_ENABLE: u64 = 1;
+
+fn arm_timer(deadline: u64) {
+    write_register!("cntv_cval_el0", deadline);
+    write_register!("cntv_ctl_el0", CNTV_ENABLE);
+    arch::instruction_barrier();
+}
+
+fn disarm_timer() {
+    write_register!("cntv_ctl_el0", 0);
+    arch::instruction_barrier();
+}
+
+/// The virtual timer's interrupt: the end of a wait, or of a `mask` twin's time.
+pub fn timer_interrupt(core: &Core) {
+    disarm_timer();
+    let now = arch::counter_ordered();
+    let masked_until = core.masked_until.get();
+    if masked_until != 0 && now >= masked_until {
+        core.masked_until.set(0);
+        for intid in 0..core.layout.sgi_count {
+            gic::set_enabled(core.redistributor, intid as u32, true);
+        }
+    }
+    core.inbox.attention.fetch_add(1, Ordering::Release);
+    rearm(core);
+}
+
+fn rearm(core: &Core) {
+    let next = [core.masked_until.get(), core.wait_until.get()].into_iter().filter(|at| *at != 0).min();
+    if let Some(at) = next {
+        arm_timer(at);
+    }
+}
+
+/// The `mask` twin: takes the measured SGIs off for its ticks, after an end of interrupt.
+#[cold]
+pub fn mask_twin(core: &Core) {
+    if core.masked_until.get() == 0 {
+        for intid in 0..core.layout.sgi_count {
+            gic::set_enabled(core.redistributor, intid as u32, false);
+        }
+        // SAFETY: this core's own truth line.
+        unsafe { (*core.truth).masked += 1 };
+        core.masked_until.set(arch::counter_ordered() + core.twins.mask);
+        rearm(core);
+    }
+}
+
+/// Takes a state on, for the records of interrupts that come from now on.
+fn enter_state(core: &Core, state: u8) {
+    core.receive_flags.set(state | FLAG_DELIVERED);
+}
+
+/// Waits until `condition` holds, at most until `deadline` (ticks). `false`: the deadline passed. Interrupts are answered.
+fn wait_until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) -> Result<bool, Stop> {
+    let shared = Shared::get();
+    core.wait_until.set(deadline);
+    rearm(core);
+    let outcome = loop {
+        let seen = core.inbox.attention.load(Ordering::Acquire); // pairs with the Release of whoever bumped it
+        if condition() {
+            break Ok(true);
+        }
+        if shared.abort.load(Ordering::Relaxed) != 0 {
+            break Err(Stop);
+        }
+        if arch::counter() >= deadline {
+            break Ok(false);
+        }
+        let posture = core.inbox.posture.load(Ordering::Acquire);
+        core.inbox.posture_taken.store(posture, Ordering::Release);
+        let attention = || core.inbox.attention.load(Ordering::Relaxed) == seen;
+        enter_state(core, posture & 0x7F);
+        match posture {
+            COMPARE => {
+                while attention() {
+                    shared.exchange.answer();
+                    arch::yield_now();
+                }
+            }
+            posture if posture == ReceiverState::Spin.code() => {
+                while attention() {
+                    arch::yield_now();
+                }
+            }
+            posture if posture == ReceiverState::Wfe.code() => {
+                while attention() {
+                    arch::wait_for_event();
+                    arch::yield_now();
+                }
+            }
+            posture if posture == ReceiverState::Masked.code() => {
+                // Sleeps with interrupts masked, and takes them a little later: wakes without vectoring first.
+                arch::mask_interrupts();
+                while attention() {
+                    arch::sleep_and_answer();
+                }
+                arch::unmask_interrupts();
+            }
+            _ => {
+                arch::mask_interrupts();
+                while attention() {
+                    arch::sleep_and_answer();
+                }
+                arch::unmask_interrupts();
+            }
+        }
+        enter_state(core, ReceiverState::Unknown.code());
+    };
+    core.wait_until.set(0);
+    disarm_timer();
+    if core.masked_until.get() != 0 {
+        rearm(core);
+    }
+    outcome
+}
+
+/// Waits in the core's posture for at most the run's deadline; a deadline that passes ends the run.
+pub fn wait_for(core: &'static Core, condition: impl Fn() -> bool) -> Result<(), Stop> {
+    let shared = Shared::get();
+    let deadline = arch::counter().saturating_add(shared.deadline);
+    if wait_until(core, deadline, condition)? {
+        return Ok(());
+    }
+    shared.stop(abort_reason::DEADLINE, core.id as u32);
+    ipi::wake_all();
+    Err(Stop)
+}
+
+/// Waits in the core's posture until `at` (ticks), or the run's end.
+pub fn idle_until(core: &'static Core, at: u64) -> Result<(), Stop> {
+    wait_until(core, at, || false).map(|_| ())
+}
+
+/// All live cores meet. The last to arrive runs `last` before anyone goes on.
+pub fn barrier(core: &'static Core, last: impl FnOnce()) -> Result<(), Stop> {
+    let shared = Shared::get();
+    let generation = shared.generation.load(Ordering::Acquire);
+    // AcqRel: what each did before it arrived is visible to the last, and what the last does to all.
+    if shared.arrived.fetch_add(1, Ordering::AcqRel) + 1 == shared.live.load(Ordering::Acquire) {
+        shared.arrived.store(0, Ordering::Relaxed);
+        last();
+        shared.generation.store(generation.wrapping_add(1), Ordering::Release);
+        ipi::wake_all();
+        return if shared.abort.load(Ordering::Relaxed) == 0 { Ok(()) } else { Err(Stop) };
+    }
+    wait_for(core, || shared.generation.load(Ordering::Acquire) != generation)
+}
+
+/// Gives the first turn of a phase: to the lowest live core whose program has a TURN before its next PHASE_END.
+pub fn open_turns() {
+    let shared = Shared::get();
+    let has_turn = |core: &&'static Core| {
+        let from = core.program_counter.load(Ordering::Relaxed) as usize;
+        let next = shared.plan.ops.iter().skip(from).find(|word| matches!(word.code, op::TURN | op::PHASE_END | op::END));
+        next.is_some_and(|word| word.code == op::TURN)
+    };
+    let first = shared.live_cores().find(has_turn).map_or(NOBODY, |core| core.id as u32);
+    shared.turn.store(first, Ordering::Release);
+}
+
+/// Waits for this core's turn.
+pub fn take_turn(core: &'static Core) -> Result<(), Stop> {
+    let shared = Shared::get();
+    wait_for(core, || u64::from(shared.turn.load(Ordering::Acquire)) == core.id)
+}
+
+/// Passes the turn to core `next` whose TURN is operation `turn`, or past it along the chain to one that is up.
+pub fn pass_turn(mut next: u16, mut turn: u32) {
+    let shared = Shared::get();
+    // A chain visits each core at most once.
+    for _ in 0..shared.core_count {
+        if next == 0xFFFF {
+            break;
+        }
+        if let Some(target) = shared.core(next.into()) {
+            shared.turn.store(next.into(), Ordering::Release);
+            return ipi::wake(target);
+        }
+        // The TURN names its PASS, the PASS names the next.
+        let pass = shared.plan.ops.get(turn as usize).and_then(|word| shared.plan.ops.get(word.c as usize));
+        match pass {
+            Some(pass) if pass.code == op::PASS => (next, turn) = (pass.b, pass.c),
+            _ => break,
+        }
+    }
+    shared.turn.store(NOBODY, Ordering::Release);
+}
+
+/// Sets another core's posture and waits until it took it.
+pub fn set_posture(core: &'static Core, target: &'static Core, posture: u8) -> Result<(), Stop> {
+    let shared = Shared::get();
+    if target.inbox.posture.swap(posture, Ordering::AcqRel) == posture {
+        return Ok(());
+    }
+    ipi::wake(target);
+    let deadline = arch::counter().saturating_add(shared.deadline);
+    while target.inbox.posture_taken.load(Ordering::Acquire) != posture {
+        if shared.abort.load(Ordering::Relaxed) != 0 {
+            return Err(Stop);
+        }
+        if arch::counter() > deadline {
+            shared.stop(abort_reason::DEADLINE, core.id as u32);
+            ipi::wake_all();
+            return Err(Stop);
+        }
+        arch::yield_now();
+    }
+    Ok(())
+}
+
+/// Whether the host asked to stop. Never looks in a deterministic run: control flow must not hang on what the host wrote.
+pub fn requested() -> bool {
+    let shared = Shared::get();
+    // SAFETY: the request word of the mapped region.
+    shared.listens && unsafe { (*shared.request).load(Ordering::Relaxed) } != 0
+}
