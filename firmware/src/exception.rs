@@ -97,12 +97,24 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     refuse(fault_kind::PANIC, format_args!("{info}"))
 }
 
+/// The text of the newest fault, for a debugger's eye where there is neither a console nor a region yet. Its symbol is in the
+/// ELF.
+#[unsafe(no_mangle)]
+static IPISCOPE_LAST_WORDS: LastWords = LastWords(core::cell::UnsafeCell::new([0; 200]));
+
+struct LastWords(core::cell::UnsafeCell<[u8; 200]>);
+
+// SAFETY: written by cores that stop afterwards; a mixture of two texts is the worst that can happen.
+unsafe impl Sync for LastWords {}
+
 /// Leaves `message` in the fault entry (if there is one yet) and on the console, and takes the run down.
 pub fn refuse(kind: u32, message: core::fmt::Arguments<'_>) -> ! {
     line!("ipiscope FAULT core={} kind={kind} {message}", core_id());
+    let mut text = Text { bytes: [0; 200], length: 0 };
+    let _ = text.write_fmt(message);
+    // SAFETY: this core stops here.
+    unsafe { *IPISCOPE_LAST_WORDS.0.get() = text.bytes };
     if let Some(core) = Core::try_this() {
-        let mut text = Text { bytes: [0; 200], length: 0 };
-        let _ = text.write_fmt(message);
         // SAFETY: as in `fault_main`.
         unsafe {
             let entry = core.fault;

@@ -12,8 +12,6 @@ use crate::machine::{Conduit, CoreDescription, Machine, Range, Uart, UartKind};
 /// What is wrong with a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TreeError {
-    /// It can't be parsed.
-    Malformed,
     /// There is no such node or property, or it can't be read.
     Missing(&'static str),
     /// More of something than the kit has room for.
@@ -23,7 +21,6 @@ pub enum TreeError {
 impl core::fmt::Display for TreeError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            TreeError::Malformed => f.write_str("device tree: malformed"),
             TreeError::Missing(what) => write!(f, "device tree: no usable {what}"),
             TreeError::TooMany(what) => write!(f, "device tree: too many {what}"),
         }
@@ -120,6 +117,7 @@ fn enabled(node: &FdtNode<'_>) -> bool {
 /// Reads a tree into `machine`.
 pub fn read(tree: Fdt<'_>, machine: &mut Machine) -> Result<(), TreeError> {
     let root = tree.root();
+    machine.console = console(&root); // first, so that what follows can be complained of
     cores(&root, machine)?;
     for node in root.children() {
         let name = node.name_without_address();
@@ -162,7 +160,6 @@ pub fn read(tree: Fdt<'_>, machine: &mut Machine) -> Result<(), TreeError> {
     let mut interrupt_cells = 3;
     interrupt_controller(&root, &Path::ROOT, machine, &mut interrupt_cells)?;
     timer(&root, machine, interrupt_cells);
-    machine.console = console(&root);
     if machine.memory.len() == 0 {
         return Err(TreeError::Missing("memory node"));
     }

@@ -5,6 +5,7 @@
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use dtoolkit::error::FdtErrorKind;
 use dtoolkit::fdt::Fdt;
 use trace_ring::layout::{
     ABI_VERSION, Context, Directory, LOCATOR_MAGIC, Locator, MAX_CORES, REGION_ALIGN, abort_reason, clock_flag, conduit,
@@ -118,7 +119,16 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     let bytes = unsafe { core::slice::from_raw_parts(tree_pa as *const u8, tree_len) };
     // SAFETY: the boot core alone runs.
     let machine = unsafe { &mut *MACHINE.0.get() };
-    let read = Fdt::new(bytes).map_err(|_| fdt::TreeError::Malformed).and_then(|tree| fdt::read(tree, machine));
+    let tree = match Fdt::new(bytes) {
+        Ok(tree) => tree,
+        // Real trees have names longer than the specification's 31 characters, and the check stops at the first. A tree
+        // that is broken behind such a name ends in a panic, which leaves a record.
+        Err(error) if matches!(error.kind, FdtErrorKind::InvalidPropertyName | FdtErrorKind::InvalidNodeName) => {
+            Fdt::new_unchecked(bytes)
+        }
+        Err(error) => refuse(fault_kind::REFUSED, format_args!("device tree at {tree_pa:#x}: {error}")),
+    };
+    let read = fdt::read(tree, machine);
     if let Some(uart) = machine.console
         && tables.map_identity(uart.base, 4096, Attribute::Device).is_some()
     {
