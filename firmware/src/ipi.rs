@@ -5,17 +5,18 @@
 // UNSAFETY: mailboxes and pair slots are tables sized at boot, reached through raw pointers; each word has one writer.
 #![expect(unsafe_code)]
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use trace_ring::histogram;
-use trace_ring::layout::{Context, NO_HISTOGRAM, PairSlot};
+use trace_ring::layout::{Context, HISTOGRAM_BYTES, PairSlot};
 use trace_ring::mailbox;
 use trace_ring::plan::{LAST_MEASURED_SGI, WAKE_SGI, twin_kind};
 use trace_ring::record::{
     Event, FLAG_DELIVERED, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING, Retired,
+    SLOT_SHIFT,
 };
 
-use crate::percore::{Core, Shared};
+use crate::percore::{BARE, BROADCAST, CARE, Core, Mail, Pending, Shared, place};
 use crate::{arch, gic, sgi};
 
 /// How a routine records: nothing.
@@ -54,6 +55,9 @@ irq_handler!(irq_bounded, BOUNDED);
 irq_handler!(irq_stages, STAGES);
 
 /// Answers one interrupt. `entry`: the counter as the vector's second instruction read it.
+///
+/// The common interrupt is answered here, without a call: one sender among the first 64 cores, one message with its own time,
+/// sent before the entry. Everything else goes to [`receive_rare`] with what was taken out of the bitmap.
 #[inline(always)]
 fn receive<const MODE: u8>(entry: u64, core: &'static Core) {
     let acknowledged = sgi::acknowledge();
@@ -64,20 +68,88 @@ fn receive<const MODE: u8>(entry: u64, core: &'static Core) {
     if MODE == STAGES {
         stage::<MODE>(core, 0, intid);
     }
+    let hot = &core.hot;
+    // SAFETY: this core's pending lines, one for each SGI that the plan measures and no fewer than `sgi_count`; INTIDs above
+    // it are never enabled.
+    let line = unsafe { &*((hot.pending + intid * size_of::<Pending>() as u64) as *const Pending) };
+    // Acquire: pairs with the Release that set the bit; the mailbox word behind it is then visible.
+    let senders = line.0[0].swap(0, Ordering::Acquire);
+    if senders == 0 || senders & (senders - 1) != 0 {
+        return receive_rare::<MODE>(entry, core, acknowledged, senders);
+    }
+    let sender = u64::from(senders.trailing_zeros());
+    let (word, place) = take_mail(hot.mail + sender * hot.row_bytes + intid * size_of::<Mail>() as u64);
+    let answered = hot.answered + (sender * hot.sgi_count + intid) * 4;
+    // SAFETY: this core's answered row has a place for every sender and SGI.
+    let answered = unsafe { &*(answered as *const AtomicU32) };
+    let number = answered.load(Ordering::Relaxed).wrapping_add(1);
+    let age = mailbox::age(word, entry);
+    if !mailbox::is_number(word, number) || age < 0 || place & CARE != 0 {
+        return receive_rare::<MODE>(entry, core, acknowledged, senders);
+    }
+    let age = age as u64;
+    let slot = (hot.slots + u64::from(place as u32)) as *mut PairSlot;
+    let counters = (hot.histograms + (place >> 32) * HISTOGRAM_BYTES) as *mut u32;
+    // SAFETY: the place names a slot and a histogram of the region (`percore::place`), of which this core is the one writer.
+    unsafe {
+        (*slot).delivered += 1;
+        count_latency(slot, age);
+        count_bucket(counters, age);
+    }
+    if MODE >= BOUNDED && age > Shared::get().trigger {
+        fire(core);
+    }
+    if MODE != OFF {
+        // The words of Event::words, the constant parts prepared: kind and flags in the template, `peer` and `intid` shifted in.
+        let head = hot.template.get() + (sender << 48);
+        let tail = u64::from(number) + (intid << 32);
+        emit_words::<MODE>(core, Context::Irq, [entry, head, tail, entry.wrapping_sub(age)]);
+    }
+    // Release: pairs with the Acquire of the waiting sender. It comes before the end of interrupt, as the rival's flag does.
+    answered.store(number, Ordering::Release);
+    sgi::end_of_interrupt(acknowledged);
+    if MODE == STAGES {
+        stage::<MODE>(core, 1, intid);
+    }
+}
+
+#[inline(always)]
+fn emit_words<const MODE: u8>(core: &Core, context: Context, words: [u64; 4]) {
+    match MODE {
+        OFF => {}
+        IPI => core.lane(context).append_words(words),
+        _ => core.lane(context).append_words_bounded(words),
+    }
+}
+
+/// Word and place of a mailbox in one load of a pair; each half is single-copy atomic.
+#[inline(always)]
+fn take_mail(mail: u64) -> (u64, u64) {
+    let (word, place): (u64, u64);
+    // SAFETY: `mail` lies in the mailbox table.
+    unsafe {
+        core::arch::asm!("ldp {}, {}, [{}]", out(reg) word, out(reg) place, in(reg) mail, options(nostack, preserves_flags, readonly));
+    }
+    (word, place)
+}
+
+/// The other interrupts: several senders, several messages of one sender, one answered early, a broadcast, more than 64
+/// cores, none at all. `senders`: what was already taken out of the first word of the bitmap.
+#[cold]
+#[inline(never)]
+fn receive_rare<const MODE: u8>(entry: u64, core: &'static Core, acknowledged: u64, senders: u64) {
+    let intid = acknowledged & 0xFF_FFFF;
     let line = core.pending(core.id, intid);
-    let mut flags = core.receive_flags.get();
-    let mut word = 0;
-    loop {
-        // Acquire: pairs with the Release that set the bit; the mailbox word behind it is then visible.
-        let mut senders = line.0[word].swap(0, Ordering::Acquire);
+    let mut flags = core.receive_flags();
+    let mut senders = senders;
+    for word in 0..core.layout.words as usize {
+        if word > 0 && line.0[word].load(Ordering::Relaxed) != 0 {
+            senders = line.0[word].swap(0, Ordering::Acquire); // as in `receive`
+        }
         while senders != 0 {
             let sender = word as u64 * 64 + u64::from(senders.trailing_zeros());
             senders &= senders - 1;
             flags = answer::<MODE>(core, sender, intid, entry, flags);
-        }
-        word += 1;
-        if word as u64 >= core.layout.words || word >= 8 {
-            break;
         }
     }
     if flags & FLAG_DELIVERED != 0 {
@@ -89,64 +161,11 @@ fn receive<const MODE: u8>(entry: u64, core: &'static Core) {
     }
 }
 
-/// Answers all messages of one sender; returns the flags for the next. `flags` holds `FLAG_DELIVERED` until one message of
-/// this acknowledge was counted as delivered.
-#[inline(always)]
-fn answer<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u64, flags: u8) -> u8 {
-    let (word, slot_index) = take_mail(core.mail(sender, core.id, intid));
-    let answered = core.answered(core.id, sender, intid);
-    let last = answered.load(Ordering::Relaxed);
-    let count = mailbox::messages_since(word, last as u32);
-    let age = mailbox::age(word, entry);
-    // The common answer: one message, its own time, sent before the entry, the first of this acknowledge.
-    if count != 1 || age < 0 || mailbox::is_indirect(word) || flags & FLAG_DELIVERED == 0 {
-        return answer_rare::<MODE>(core, sender, intid, entry, flags);
-    }
-    let slot = core.slot(slot_index & 0xFFFF_FFFF);
-    // SAFETY: the compiled plan's slot index was checked; these words of the slot have this core as their one writer.
-    unsafe {
-        (*slot).delivered += 1;
-        count_latency(core, slot, age as u64);
-    }
-    if MODE >= BOUNDED && age as u64 > Shared::get().trigger {
-        fire(core);
-    }
-    let number = last + 1;
-    emit::<MODE>(
-        core,
-        Context::Irq,
-        Event {
-            t: entry,
-            kind: Kind::Receive,
-            flags,
-            peer: sender as u16,
-            msg: number as u32,
-            intid: intid as u8,
-            extra: 0,
-            arg: entry.wrapping_sub(age as u64),
-        },
-    );
-    // Release: pairs with the Acquire of the waiting sender. It comes before the end of interrupt, as the rival's flag does.
-    answered.store(number, Ordering::Release);
-    flags & !FLAG_DELIVERED
-}
-
-/// Word and slot of a mailbox in one load of a pair; each half is single-copy atomic.
-#[inline(always)]
-fn take_mail(mail: *const crate::percore::Mail) -> (u64, u64) {
-    let (word, slot): (u64, u64);
-    // SAFETY: `mail` lies in the mailbox table.
-    unsafe {
-        core::arch::asm!("ldp {}, {}, [{}]", out(reg) word, out(reg) slot, in(reg) mail, options(nostack, preserves_flags));
-    }
-    (word, slot)
-}
-
 /// # Safety
 ///
 /// `slot` must be one of the region's, and this core its receiver.
 #[inline(always)]
-unsafe fn count_latency(core: &Core, slot: *mut PairSlot, latency: u64) {
+unsafe fn count_latency(slot: *mut PairSlot, latency: u64) {
     // SAFETY: by the caller's word.
     unsafe {
         (*slot).sum = (*slot).sum.wrapping_add(latency);
@@ -156,28 +175,31 @@ unsafe fn count_latency(core: &Core, slot: *mut PairSlot, latency: u64) {
         if latency > (*slot).max {
             (*slot).max = latency;
         }
-        let index = (*slot).histogram;
-        if index != NO_HISTOGRAM {
-            let counter =
-                core.layout.histograms.wrapping_add(index as usize * histogram::STRIDE + histogram::bucket(latency));
-            // A counter that reaches its top stays there; the host sees u32::MAX and says so.
-            *counter = (*counter).saturating_add(1);
-        }
     }
 }
 
-/// The other answers: several messages of one sender, one answered early, a broadcast, a second sender.
-#[cold]
-#[inline(never)]
-fn answer_rare<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u64, flags: u8) -> u8 {
-    let (word, slot_index) = take_mail(core.mail(sender, core.id, intid));
+/// # Safety
+///
+/// `counters` must be a histogram of the region, and this core its receiver.
+#[inline(always)]
+unsafe fn count_bucket(counters: *mut u32, latency: u64) {
+    let counter = counters.wrapping_add(histogram::bucket(latency));
+    // SAFETY: a bucket's index is below the histogram's stride. A counter that reaches its top stays there; the host sees
+    // u32::MAX and says so.
+    unsafe { *counter = (*counter).saturating_add(1) };
+}
+
+/// Answers all messages of one sender; returns the flags for the next. `flags` holds `FLAG_DELIVERED` until one message of
+/// this acknowledge was counted as delivered.
+fn answer<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u64, flags: u8) -> u8 {
+    let (word, place) = take_mail(core.mail(sender, core.id, intid) as u64);
     let answered = core.answered(core.id, sender, intid);
     let last = answered.load(Ordering::Relaxed);
-    let count = mailbox::messages_since(word, last as u32);
+    let count = mailbox::messages_since(word, last);
     if count == 0 {
         return flags; // answered with the message before it: its word was there, its bit was not yet set
     }
-    let (age, timed) = if mailbox::is_indirect(word) {
+    let (age, timed) = if place & BROADCAST != 0 {
         let sent = core.row_head(sender).broadcast_time.load(Ordering::Relaxed);
         let age = entry.wrapping_sub(sent) as i64;
         (age, sent != 0 && age >= 0)
@@ -186,8 +208,8 @@ fn answer_rare<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, ent
         (age, age >= 0)
     };
     let delivered = flags & FLAG_DELIVERED != 0;
-    let slot = core.slot(slot_index & 0xFFFF_FFFF);
-    // SAFETY: as in `answer`.
+    let slot = (core.hot.slots + u64::from(place as u32)) as *mut PairSlot;
+    // SAFETY: as in `receive`.
     unsafe {
         if delivered {
             (*slot).delivered += 1;
@@ -202,10 +224,14 @@ fn answer_rare<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, ent
         }
         (*slot).coalesced += u64::from(count) - 1;
         if timed {
-            count_latency(core, slot, age as u64);
+            count_latency(slot, age as u64);
+            if place & BARE == 0 {
+                let index = place >> 32 & 0xFF_FFFF;
+                count_bucket((core.hot.histograms + index * HISTOGRAM_BYTES) as *mut u32, age as u64);
+            }
         }
     }
-    let number = (last as u32).wrapping_add(count);
+    let number = last.wrapping_add(count);
     emit::<MODE>(
         core,
         Context::Irq,
@@ -223,7 +249,7 @@ fn answer_rare<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, ent
     if MODE != OFF && timed && age as u64 > Shared::get().trigger {
         fire(core);
     }
-    answered.store(number.into(), Ordering::Release); // as in `answer`
+    answered.store(number, Ordering::Release); // as in `receive`
     flags & !FLAG_DELIVERED
 }
 
@@ -243,7 +269,7 @@ fn empty_acknowledge<const MODE: u8>(entry: u64, core: &'static Core, intid: u64
     let event = Event {
         t: entry,
         kind: Kind::ReceiveEmpty,
-        flags: core.receive_flags.get() & !FLAG_DELIVERED,
+        flags: core.receive_flags() & !FLAG_DELIVERED,
         peer: PEER_ALL,
         msg: 0,
         intid: intid as u8,
@@ -289,6 +315,30 @@ fn stage<const MODE: u8>(core: &Core, which: u8, intid: u64) {
     emit::<MODE>(core, Context::Irq, event);
 }
 
+/// The vector table of machines of more than 64 cores: everything is looked for in all words of the bitmap.
+#[unsafe(no_mangle)]
+extern "C" fn irq_wide(entry: u64, core: &'static Core) {
+    match Shared::get().mode {
+        OFF => receive_wide::<OFF>(entry, core),
+        IPI => receive_wide::<IPI>(entry, core),
+        STAGES => receive_wide::<STAGES>(entry, core),
+        _ => receive_wide::<BOUNDED>(entry, core),
+    }
+}
+
+fn receive_wide<const MODE: u8>(entry: u64, core: &'static Core) {
+    let acknowledged = sgi::acknowledge();
+    let intid = acknowledged & 0xFF_FFFF;
+    if intid > u64::from(LAST_MEASURED_SGI) {
+        return other_interrupt::<MODE>(entry, core, intid);
+    }
+    if MODE == STAGES {
+        stage::<MODE>(core, 0, intid);
+    }
+    let senders = core.pending(core.id, intid).0[0].swap(0, Ordering::Acquire); // as in `receive`
+    receive_rare::<MODE>(entry, core, acknowledged, senders);
+}
+
 /// The vector table of a core with a twin on its receive side calls this. `entry` is the true one; the twin's is later.
 #[unsafe(no_mangle)]
 extern "C" fn irq_twin(entry: u64, core: &'static Core) {
@@ -300,12 +350,7 @@ extern "C" fn irq_twin(entry: u64, core: &'static Core) {
         // SAFETY: this core's own truth line.
         unsafe { (*core.truth).delayed += 1 };
     }
-    match Shared::get().mode {
-        OFF => receive::<OFF>(stamp, core),
-        IPI => receive::<IPI>(stamp, core),
-        STAGES => receive::<STAGES>(stamp, core),
-        _ => receive::<BOUNDED>(stamp, core),
-    }
+    irq_wide(stamp, core);
     if core.twins.mask != 0 {
         crate::wait::mask_twin(core);
     }
@@ -315,9 +360,10 @@ extern "C" fn irq_twin(entry: u64, core: &'static Core) {
 
 /// One sender's messages to one target on one INTID, ready to go.
 struct Series {
-    mail: &'static crate::percore::Mail,
-    answered: &'static core::sync::atomic::AtomicU64,
-    pending: &'static core::sync::atomic::AtomicU64,
+    mail: &'static Mail,
+    number: &'static AtomicU32,
+    answered: &'static AtomicU32,
+    pending: &'static AtomicU64,
     bit: u64,
     slot: *mut PairSlot,
     slot_index: u32,
@@ -326,13 +372,16 @@ struct Series {
 }
 
 impl Series {
-    fn new(core: &'static Core, target: &'static Core, intid: u8, slot_index: u32) -> Self {
+    fn new(core: &'static Core, target: &'static Core, intid: u8, slot_index: u32, broadcast: bool) -> Self {
         let column = u64::from(intid);
         // SAFETY: the mailbox table lives for ever.
         let mail = unsafe { &*core.mail(core.id, target.id, column) };
-        mail.slot.store(slot_index, Ordering::Relaxed); // seen with the next message's bit
+        // SAFETY: the constant part of a slot.
+        let histogram = unsafe { (*core.slot(slot_index.into())).histogram };
+        mail.place.store(place(slot_index, histogram, broadcast), Ordering::Relaxed); // seen with the next message's bit
         Series {
             mail,
+            number: core.number(target.id, column),
             answered: core.answered(target.id, core.id, column),
             pending: &core.pending(target.id, column).0[core.id as usize / 64],
             bit: 1 << (core.id % 64),
@@ -371,7 +420,7 @@ pub enum Waiting {
 /// Sends `count` messages to `target`, waiting for each answer or not.
 pub fn send_series(core: &'static Core, target: &'static Core, intid: u8, slot: u32, count: u32, waiting: Waiting) {
     let shared = Shared::get();
-    let series = Series::new(core, target, intid, slot);
+    let series = Series::new(core, target, intid, slot, false);
     let mut drop_twins =
         shared.twins_of(core.id).filter(|twin| twin.kind == twin_kind::DROP && u64::from(twin.peer) == target.id);
     match (drop_twins.next(), waiting, shared.mode) {
@@ -424,10 +473,10 @@ fn run<const MODE: u8, const DROP: bool>(
         msg: 0,
         intid: series.intid,
         extra: 0,
-        arg: u64::from(series.slot_index) << 32,
+        arg: u64::from(series.slot_index) << SLOT_SHIFT,
     };
     let begun = arch::counter_ordered();
-    let mut number = series.mail.sent.load(Ordering::Relaxed);
+    let mut number = series.number.load(Ordering::Relaxed);
     // SAFETY: `sent` and `busy` of this slot have this core as their one writer.
     let mut sent = unsafe { (*series.slot).sent };
     let goal = sent + u64::from(count);
@@ -448,18 +497,18 @@ fn run<const MODE: u8, const DROP: bool>(
         let window = arch::counter().wrapping_sub(before);
         // SAFETY: as above. Volatile: the host may look at any time.
         unsafe { core::ptr::addr_of_mut!((*series.slot).sent).write_volatile(sent) };
-        let window = if window >> 32 == 0 { window } else { 0xFFFF_FFFF };
-        emit::<MODE>(core, Context::Thread, Event { t: before, msg: number, arg: send_tail.arg | window, ..send_tail });
+        // A window of 2^40 ticks lies beyond every deadline.
+        emit::<MODE>(core, Context::Thread, Event { t: before, msg: number, arg: send_tail.arg + window, ..send_tail });
         // Acquire: pairs with the Release of the answer.
-        if wait && series.answered.load(Ordering::Acquire) as u32 != number {
+        if wait && series.answered.load(Ordering::Acquire) != number {
             arch::yield_now();
-            if series.answered.load(Ordering::Acquire) as u32 != number {
-                series.mail.sent.store(number, Ordering::Relaxed);
+            if series.answered.load(Ordering::Acquire) != number {
+                series.number.store(number, Ordering::Relaxed);
                 wait_for_answer(core, series, before);
             }
         }
     }
-    series.mail.sent.store(number, Ordering::Relaxed);
+    series.number.store(number, Ordering::Relaxed);
     // SAFETY: as above.
     unsafe { (*series.slot).busy += arch::counter_ordered().wrapping_sub(begun) };
 }
@@ -468,11 +517,11 @@ fn run<const MODE: u8, const DROP: bool>(
 #[inline(never)]
 fn wait_for_answer(core: &'static Core, series: &Series, since: u64) {
     let shared = Shared::get();
-    let number = series.mail.sent.load(Ordering::Relaxed);
+    let number = series.number.load(Ordering::Relaxed);
     let mut probed = false;
     let mut polls = 0u32;
     loop {
-        if series.answered.load(Ordering::Acquire) as u32 == number {
+        if series.answered.load(Ordering::Acquire) == number {
             return;
         }
         arch::yield_now();
@@ -539,13 +588,13 @@ fn retire(core: &'static Core, series: &Series, number: u32) {
     let deadline = arch::counter() + shared.timeout;
     let mut seen = look(series);
     while (seen & PROBE_ACTIVE != 0 || !taken)
-        && series.answered.load(Ordering::Acquire) as u32 != number
+        && series.answered.load(Ordering::Acquire) != number
         && arch::counter() < deadline
     {
         arch::yield_now();
         seen = look(series);
     }
-    let missing = number.wrapping_sub(series.answered.load(Ordering::Acquire) as u32);
+    let missing = number.wrapping_sub(series.answered.load(Ordering::Acquire));
     if missing == 0 || missing > i32::MAX as u32 {
         return; // answered after all
     }
@@ -555,7 +604,7 @@ fn retire(core: &'static Core, series: &Series, number: u32) {
         Retired::Unknown
     };
     // The numbers are used up: the receiver must not count them with the next message.
-    series.answered.store(number.into(), Ordering::Release);
+    series.answered.store(number, Ordering::Release);
     // SAFETY: `lost` and `unknown` of this slot have this core as their one writer.
     unsafe {
         match reason {
@@ -576,10 +625,10 @@ pub fn broadcast(core: &'static Core, intid: u8, slot: u32, count: u32) {
         // Until the time stands there, a receiver that looks early has no time to take.
         row.broadcast_time.store(0, Ordering::Relaxed);
         for target in others() {
-            let series = Series::new(core, target, intid, slot + target.id as u32);
-            let number = series.mail.sent.load(Ordering::Relaxed).wrapping_add(1);
-            series.mail.sent.store(number, Ordering::Relaxed);
-            series.mail.word.store(mailbox::pack_indirect(number), Ordering::Relaxed);
+            let series = Series::new(core, target, intid, slot + target.id as u32, true);
+            let number = series.number.load(Ordering::Relaxed).wrapping_add(1);
+            series.number.store(number, Ordering::Relaxed);
+            series.mail.word.store(mailbox::pack(0, number), Ordering::Relaxed);
             series.pending.fetch_or(series.bit, Ordering::Release); // as in `run`
             // SAFETY: as in `run`.
             unsafe { (*series.slot).sent += 1 };
@@ -589,7 +638,7 @@ pub fn broadcast(core: &'static Core, intid: u8, slot: u32, count: u32) {
         let before = arch::counter_ordered();
         row.broadcast_time.store(before, Ordering::Relaxed);
         sgi::send(value);
-        let window = arch::counter().wrapping_sub(before).min(0xFFFF_FFFF);
+        let window = arch::counter().wrapping_sub(before);
         if shared.mode != OFF {
             core.lane(Context::Thread).append_bounded(Event {
                 t: before,
@@ -599,11 +648,11 @@ pub fn broadcast(core: &'static Core, intid: u8, slot: u32, count: u32) {
                 msg: broadcasts,
                 intid,
                 extra: 0,
-                arg: u64::from(slot) << 32 | window,
+                arg: (u64::from(slot) << SLOT_SHIFT) + window,
             });
         }
         for target in others() {
-            wait_for_answer(core, &Series::new(core, target, intid, slot + target.id as u32), before);
+            wait_for_answer(core, &Series::new(core, target, intid, slot + target.id as u32, true), before);
         }
     }
 }
@@ -614,13 +663,16 @@ pub fn settle(core: &'static Core) {
     let since = arch::counter();
     for target in shared.live_cores() {
         for intid in 0..core.layout.sgi_count {
-            // SAFETY: the mailbox table lives for ever.
-            let mail = unsafe { &*core.mail(core.id, target.id, intid) };
-            if core.answered(target.id, core.id, intid).load(Ordering::Acquire) as u32 != mail.sent.load(Ordering::Relaxed)
+            if core.answered(target.id, core.id, intid).load(Ordering::Acquire)
+                == core.number(target.id, intid).load(Ordering::Relaxed)
             {
-                let slot = mail.slot.load(Ordering::Relaxed);
-                wait_for_answer(core, &Series::new(core, target, intid as u8, slot), since);
+                continue;
             }
+            // SAFETY: the mailbox table lives for ever.
+            let place = unsafe { &*core.mail(core.id, target.id, intid) }.place.load(Ordering::Relaxed);
+            let slot = place as u32 / size_of::<PairSlot>() as u32;
+            let series = Series::new(core, target, intid as u8, slot, place & BROADCAST != 0);
+            wait_for_answer(core, &series, since);
         }
     }
 }

@@ -10,21 +10,38 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, 
 
 use trace_ring::layout::{Context, CoreEntry, FaultEntry, LANES_PER_CORE, LogHeader, MAX_CORES, PairSlot, PhaseResult, Status, Truth};
 use trace_ring::plan::{Plan, Twin};
+use trace_ring::record::{FLAG_DELIVERED, Kind};
 use trace_ring::writer::LaneWriter;
 
 use crate::arch::{read_register, write_register};
 use crate::clock::Exchange;
 
-/// One sender's mailbox for one target and INTID. `word` is [`trace_ring::mailbox`]'s; `slot` and `sent` follow it so that
-/// the receiver takes word and slot with one load of a pair.
+/// One sender's mailbox for one target and INTID: 16 bytes, which the receiver takes with one load of a pair.
 #[repr(C, align(16))]
 pub struct Mail {
-    /// Newest message.
+    /// Newest message: [`trace_ring::mailbox`]'s word.
     pub word: AtomicU64,
-    /// Index of the pair slot that counts it.
-    pub slot: AtomicU32,
-    /// Number of the newest message, whole. Only the sender reads it.
-    pub sent: AtomicU32,
+    /// Where it is counted: see [`place`].
+    pub place: AtomicU64,
+}
+
+/// Bit of [`Mail::place`]: the answer needs care. There is no histogram, or it is a broadcast, whose time stands in the row's
+/// head.
+pub const CARE: u64 = 1 << 63;
+/// Bit of [`Mail::place`]: a broadcast.
+pub const BROADCAST: u64 = 1 << 62;
+/// Bit of [`Mail::place`]: no histogram.
+pub const BARE: u64 = 1 << 61;
+
+/// Where messages are counted: byte offset of the pair slot in bits 31..0, index of its histogram in bits 55..32.
+pub fn place(slot: u32, histogram: u32, broadcast: bool) -> u64 {
+    let bare = histogram == trace_ring::layout::NO_HISTOGRAM;
+    let flag = |set: bool, bits: u64| if set { bits } else { 0 };
+    let index = if bare { 0 } else { u64::from(histogram) };
+    u64::from(slot) * size_of::<PairSlot>() as u64
+        | index << 32
+        | flag(bare, BARE | CARE)
+        | flag(broadcast, BROADCAST | CARE)
 }
 
 /// Head of a sender's row: the time of its broadcast. One line.
@@ -47,10 +64,12 @@ pub struct Layout {
     pub rows: u64,
     /// Bytes of a row.
     pub row_bytes: u64,
-    /// Answered numbers: one row of `AtomicU64` a receiver.
+    /// Answered numbers: one row of `AtomicU32` a receiver.
     pub answered: u64,
     /// Bytes of such a row.
     pub answered_bytes: u64,
+    /// Numbers of the newest messages: one row of `AtomicU32` a sender, read by that sender alone.
+    pub numbers: u64,
     /// [`Pending`] lines: `sgi_count` a receiver.
     pub pending: u64,
     /// SGIs that tables are made for.
@@ -66,14 +85,14 @@ pub struct Layout {
 /// What a core owns.
 #[repr(C, align(128))]
 pub struct Core {
-    /// Layout of the shared tables, copied here so that the handler reads one line.
+    /// What the handler needs, first and side by side.
+    pub hot: Hot,
+    /// The lanes.
+    pub lanes: [LaneWriter<'static>; LANES_PER_CORE],
+    /// Layout of the shared tables.
     pub layout: Layout,
     /// This core's id.
     pub id: u64,
-    /// The lanes.
-    pub lanes: [LaneWriter<'static>; LANES_PER_CORE],
-    /// What the thread is doing: a [`trace_ring::record::ReceiverState`], with `FLAG_DELIVERED` already set.
-    pub receive_flags: Cell<u8>,
     /// INTID of the virtual timer.
     pub timer: u32,
     /// MPIDR affinity.
@@ -112,6 +131,28 @@ pub struct Core {
     pub up: AtomicBool,
     /// Written by others, from here on.
     pub inbox: Inbox,
+}
+
+/// What the IRQ handler reads: one line and a little, written by this core alone. The addresses are those of this core's own
+/// row or column, so that the handler adds one product for the sender.
+#[repr(C, align(64))]
+pub struct Hot {
+    /// This core's [`Pending`] line for INTID 0.
+    pub pending: u64,
+    /// Word 1 of a `Receive` record without `peer` and number: kind, and in the flags what the thread is doing.
+    pub template: Cell<u64>,
+    /// The [`Mail`] that core 0 would send this core, INTID 0.
+    pub mail: u64,
+    /// Bytes from one sender's row to the next.
+    pub row_bytes: u64,
+    /// This core's answered row.
+    pub answered: u64,
+    /// SGIs that tables are made for.
+    pub sgi_count: u64,
+    /// Pair slots of the region.
+    pub slots: u64,
+    /// Histograms of the region.
+    pub histograms: u64,
 }
 
 /// What other cores write to make a core look up. One line.
@@ -235,11 +276,30 @@ impl Core {
 
     /// The number that `receiver` has answered of `sender`'s messages on `intid`.
     #[inline(always)]
-    pub fn answered(&self, receiver: u64, sender: u64, intid: u64) -> &'static AtomicU64 {
+    pub fn answered(&self, receiver: u64, sender: u64, intid: u64) -> &'static AtomicU32 {
         let layout = &self.layout;
         let column = sender * layout.sgi_count + intid;
         // SAFETY: as `row_head`.
-        unsafe { &*((layout.answered + receiver * layout.answered_bytes + column * 8) as *const AtomicU64) }
+        unsafe { &*((layout.answered + receiver * layout.answered_bytes + column * 4) as *const AtomicU32) }
+    }
+
+    /// The number of this core's newest message to `target` on `intid`.
+    pub fn number(&self, target: u64, intid: u64) -> &'static AtomicU32 {
+        let layout = &self.layout;
+        let column = target * layout.sgi_count + intid;
+        // SAFETY: as `row_head`.
+        unsafe { &*((layout.numbers + self.id * layout.answered_bytes + column * 4) as *const AtomicU32) }
+    }
+
+    /// Takes a state on, for the records of interrupts that come from now on.
+    #[inline(always)]
+    pub fn enter_state(&self, state: u8) {
+        self.hot.template.set(u64::from(Kind::Receive.code()) << 32 | u64::from(state | FLAG_DELIVERED) << 40);
+    }
+
+    /// The flags of a `Receive` record now.
+    pub fn receive_flags(&self) -> u8 {
+        (self.hot.template.get() >> 40) as u8
     }
 
     /// The pending line of `receiver` for `intid`.

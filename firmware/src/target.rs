@@ -12,14 +12,14 @@ use trace_ring::layout::{
     core_state, fault_kind, run_state,
 };
 use trace_ring::plan::{Plan, Policy, TraceLevel, plan_flag, twin_kind};
-use trace_ring::record::{FLAG_DELIVERED, ReceiverState};
+use trace_ring::record::ReceiverState;
 
 use crate::console::{self, line};
 use crate::exception::refuse;
 use crate::gic::Redistributor;
 use crate::machine::{Conduit, Machine};
 use crate::memory::{self, Arena, Attribute, Tables};
-use crate::percore::{Core, Inbox, Layout, Mail, NOBODY, Pending, RowHead, Shared, Twins};
+use crate::percore::{Core, Hot, Inbox, Layout, Mail, NOBODY, Pending, RowHead, Shared, Twins};
 use crate::region::Region;
 use crate::wait::{self, COMPARE, Stop};
 use crate::{arch, clock, fdt, gic, interpreter, ipi, psci};
@@ -90,6 +90,7 @@ unsafe extern "C" {
     static vectors_ipi: u8;
     static vectors_bounded: u8;
     static vectors_stages: u8;
+    static vectors_wide: u8;
     static vectors_twin: u8;
 }
 
@@ -367,8 +368,8 @@ struct TablesLayout {
 fn plan_tables(plan: &Plan<'_>) -> TablesLayout {
     let (cores, sgi_count) = (u64::from(plan.header.core_count), u64::from(plan.header.sgi_count));
     let row_bytes = (size_of::<RowHead>() as u64 + cores * sgi_count * size_of::<Mail>() as u64).next_multiple_of(64);
-    let answered_bytes = (cores * sgi_count * 8).next_multiple_of(64);
-    let bytes = cores * (row_bytes + answered_bytes + sgi_count * size_of::<Pending>() as u64) + 4096;
+    let answered_bytes = (cores * sgi_count * 4).next_multiple_of(64);
+    let bytes = cores * (row_bytes + 2 * answered_bytes + sgi_count * size_of::<Pending>() as u64) + 4096;
     TablesLayout { bytes, row_bytes, answered_bytes, cores, sgi_count }
 }
 
@@ -379,6 +380,7 @@ impl TablesLayout {
             row_bytes: self.row_bytes,
             answered: arena.take(self.cores * self.answered_bytes, 64)?,
             answered_bytes: self.answered_bytes,
+            numbers: arena.take(self.cores * self.answered_bytes, 64)?,
             pending: arena.take(self.cores * self.sgi_count * size_of::<Pending>() as u64, 64)?,
             sgi_count: self.sgi_count,
             words: self.cores.div_ceil(64),
@@ -467,10 +469,21 @@ fn make_core(
         }
     }
     Core {
+        hot: Hot {
+            pending: layout.pending + id as u64 * layout.sgi_count * size_of::<Pending>() as u64,
+            template: Cell::new(0),
+            mail: layout.rows
+                + size_of::<RowHead>() as u64
+                + id as u64 * layout.sgi_count * size_of::<Mail>() as u64,
+            row_bytes: layout.row_bytes,
+            answered: layout.answered + id as u64 * layout.answered_bytes,
+            sgi_count: layout.sgi_count,
+            slots: layout.slots as u64,
+            histograms: layout.histograms as u64,
+        },
         layout,
         id: id as u64,
         lanes: region.lanes(id, Policy::from_code(plan.header.policy)),
-        receive_flags: Cell::new(FLAG_DELIVERED),
         timer: machine.virtual_timer,
         affinity,
         redistributor: redistributor.base,
@@ -507,6 +520,7 @@ fn shared_vectors(core: &Core) -> u64 {
     let twin = core.twins.late != 0 || core.twins.mask != 0;
     match (twin, Shared::get().mode) {
         (true, _) => core::ptr::addr_of!(vectors_twin) as u64,
+        (false, _) if core.layout.words > 1 => core::ptr::addr_of!(vectors_wide) as u64,
         (false, ipi::OFF) => core::ptr::addr_of!(vectors_off) as u64,
         (false, ipi::IPI) => core::ptr::addr_of!(vectors_ipi) as u64,
         (false, ipi::STAGES) => core::ptr::addr_of!(vectors_stages) as u64,
@@ -538,6 +552,7 @@ fn enter_service(core: &'static Core) -> bool {
     if shared.closed.load(Ordering::Acquire) {
         return false; // the boot core gave up on us: the run goes on without
     }
+    core.enter_state(ReceiverState::Unknown.code());
     set_core_state(core, core_state::UP);
     // Release: whoever sees `up` sees a core whose interrupts work.
     core.up.store(true, Ordering::Release);

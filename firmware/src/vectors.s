@@ -74,6 +74,7 @@
     vector_table vectors_ipi, irq_ipi
     vector_table vectors_bounded, irq_bounded
     vector_table vectors_stages, irq_stages
+    vector_table vectors_wide, irq_wide
     vector_table vectors_twin, irq_twin
 
 // A fault: x0 kind, old x0 and x1 on the stack. Saves all registers for the record.

@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 
 use trace_ring::layout::abort_reason;
 use trace_ring::plan::op;
-use trace_ring::record::{FLAG_DELIVERED, ReceiverState};
+use trace_ring::record::ReceiverState;
 
 use crate::arch::{self, write_register};
 use crate::percore::{Core, NOBODY, Shared};
@@ -72,11 +72,6 @@ pub fn mask_twin(core: &Core) {
     }
 }
 
-/// Takes a state on, for the records of interrupts that come from now on.
-fn enter_state(core: &Core, state: u8) {
-    core.receive_flags.set(state | FLAG_DELIVERED);
-}
-
 /// Waits until `condition` holds, at most until `deadline` (ticks). `false`: the deadline passed. Interrupts are answered.
 fn wait_until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) -> Result<bool, Stop> {
     let shared = Shared::get();
@@ -96,7 +91,7 @@ fn wait_until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) 
         let posture = core.inbox.posture.load(Ordering::Acquire);
         core.inbox.posture_taken.store(posture, Ordering::Release);
         let attention = || core.inbox.attention.load(Ordering::Relaxed) == seen;
-        enter_state(core, posture & 0x7F);
+        core.enter_state(posture & 0x7F);
         match posture {
             COMPARE => {
                 while attention() {
@@ -131,7 +126,7 @@ fn wait_until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) 
                 arch::unmask_interrupts();
             }
         }
-        enter_state(core, ReceiverState::Unknown.code());
+        core.enter_state(ReceiverState::Unknown.code());
     };
     core.wait_until.set(0);
     disarm_timer();

@@ -4,30 +4,23 @@
 //! INTID, with the newest message's number and send time in one single-copy atomic store, and the target has a bitmap of
 //! the senders that want something. The receiver can thus never see the number of one message with the time of another.
 //!
-//! Bits: 39..0 the send time's low 40 bits; 62..40 the message number's low 23 bits; 63 the time stands in the sender's
-//! broadcast cell, because a broadcast fills many words before its one write of ICC_SGI1R_EL1.
+//! Bits: 39..0 the send time's low 40 bits; 63..40 the message number's low 24 bits. A broadcast fills many words before its
+//! one write of ICC_SGI1R_EL1; its time stands in a cell of the sender's, and its words carry time 0.
 
 const TIME_BITS: u32 = 40;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
-const NUMBER_MASK: u64 = (1 << 23) - 1;
-const INDIRECT: u64 = 1 << 63;
+const NUMBER_MASK: u64 = (1 << 24) - 1;
 
 /// The word of message `number`, sent at `time` (ticks).
 #[inline(always)]
 pub const fn pack(time: u64, number: u32) -> u64 {
-    (time & TIME_MASK) | (number as u64 & NUMBER_MASK) << TIME_BITS
+    time & TIME_MASK | (number as u64 & NUMBER_MASK) << TIME_BITS
 }
 
-/// The word of message `number` of a broadcast, whose time stands elsewhere.
+/// Whether a word is that of message `number`, to the bits that it carries.
 #[inline(always)]
-pub const fn pack_indirect(number: u32) -> u64 {
-    pack(0, number) | INDIRECT
-}
-
-/// Whether the time stands in the sender's broadcast cell.
-#[inline(always)]
-pub const fn is_indirect(word: u64) -> bool {
-    word & INDIRECT != 0
+pub const fn is_number(word: u64, number: u32) -> bool {
+    word >> TIME_BITS == number as u64 & NUMBER_MASK
 }
 
 /// How many ticks before `now` the message was sent; negative when it was sent after `now`.
@@ -56,9 +49,8 @@ mod tests {
                 assert_eq!(age(word, now), now as i64 - time as i64);
                 assert_eq!(messages_since(word, number), 0);
                 assert_eq!(messages_since(word, number.wrapping_sub(3)), 3);
-                assert!(!is_indirect(word));
-                assert!(is_indirect(pack_indirect(number)));
-                assert_eq!(messages_since(pack_indirect(number), number.wrapping_sub(2)), 2);
+                assert!(is_number(word, number));
+                assert!(!is_number(word, number.wrapping_add(1)));
             }
         }
     }

@@ -478,7 +478,7 @@ impl<'a> Plan<'a> {
                     bound("op.intid", word.a.into(), header.sgi_count.into())?;
                 }
                 op::BROADCAST => {
-                    bound("op.slot", word.d.checked_add(cores - 1).unwrap_or(u64::MAX), slots)?;
+                    bound("op.slot", word.d.saturating_add(cores - 1), slots)?;
                     bound("op.intid", word.a.into(), header.sgi_count.into())?;
                 }
                 op::PHASE | op::PHASE_END => bound("op.phase", word.c.into(), header.phase_count.into())?,

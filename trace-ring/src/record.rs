@@ -16,8 +16,8 @@ pub const PEER_ALL: u16 = 0xFFFF;
 /// What a record says. Unknown numbers survive as [`Kind::Unknown`], so that an older host reads a newer target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// One ICC_SGI1R_EL1 write. `t`: before the DSB; `arg`: the window, low 32 bits the ticks from `t` to after the ISB
-    /// (saturating), high 32 bits the pair slot's index. `peer`: the target, or [`PEER_ALL`]. `msg`: its number between
+    /// One ICC_SGI1R_EL1 write. `t`: before the DSB; `arg`: bits 39..0 the window, ticks from `t` to after the
+    /// ISB, bits 63..40 the pair slot's index. `peer`: the target, or [`PEER_ALL`]. `msg`: its number between
     /// sender and target (for a broadcast: the number of the broadcast).
     Send,
     /// One sender's messages answered by one acknowledge. `t`: vector entry; `peer`: the sender; `msg`: the newest message
@@ -198,17 +198,34 @@ pub struct Event {
     pub arg: u64,
 }
 
+/// Where the pair slot's index begins in `arg` of a `Send`; below it are the window's ticks.
+pub const SLOT_SHIFT: u32 = 40;
+
 impl Event {
+    /// Of a `Send`: ticks from before the DSB to after the ISB.
+    pub const fn window(&self) -> u64 {
+        self.arg & ((1 << SLOT_SHIFT) - 1)
+    }
+
+    /// Of a `Send`: index of the pair slot that counts it (of a broadcast: that of core 0).
+    pub const fn slot(&self) -> u32 {
+        (self.arg >> SLOT_SHIFT) as u32
+    }
+
     /// The words of this event as record number `index` of its lane.
-    ///
-    /// Written so that the target needs one ADD for each of the two words that carry the number: the constant parts have
-    /// zeroes where the number goes.
     #[inline(always)]
     pub const fn words(self, index: u64) -> Words {
         let head = (self.kind.code() as u64) << 32 | (self.flags as u64) << 40 | (self.peer as u64) << 48;
         let tail = self.msg as u64 | (self.intid as u64) << 32 | (self.extra as u64) << 40;
-        [self.t, head.wrapping_add(index as u32 as u64), tail.wrapping_add(index << 48), self.arg]
+        with_number([self.t, head, tail, self.arg], index)
     }
+}
+
+/// Puts a lane's number into words that have none yet: the fields for it are zero, so on the target each takes one ADD (or a
+/// bit-field insert).
+#[inline(always)]
+pub const fn with_number(words: Words, index: u64) -> Words {
+    [words[0], words[1].wrapping_add(index as u32 as u64), words[2].wrapping_add(index << 48), words[3]]
 }
 
 /// A record as read back: an event and its number in the lane.

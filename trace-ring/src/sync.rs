@@ -26,6 +26,7 @@ impl Slot {
 }
 
 /// The slots of a lane: a power of two of them, reached by record number without a bounds check or a division.
+#[repr(C)]
 #[derive(Debug)]
 pub struct Slots<'a> {
     base: *const Slot,

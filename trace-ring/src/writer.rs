@@ -12,10 +12,13 @@
 use core::cell::Cell;
 
 use crate::plan::Policy;
-use crate::record::Event;
+use crate::record::{Event, Words, with_number};
 use crate::sync::{AtomicU64, Ordering, Slots, publish_barrier, store_record};
 
 /// The writing end of one lane. It belongs to one exception context of one core.
+///
+/// Field order: the four words that an append needs lie side by side and come in two loads of a pair.
+#[repr(C)]
 #[derive(Debug)]
 pub struct LaneWriter<'a> {
     slots: Slots<'a>,
@@ -37,18 +40,30 @@ impl<'a> LaneWriter<'a> {
     /// Appends a record, over the oldest if the lane is full. Only for lanes of policy `overwrite`.
     #[inline(always)]
     pub fn append(&self, event: Event) {
-        let head = self.head.get();
-        store_record(self.slots.get(head), event.words(head));
+        self.append_words(event.words(0));
+    }
+
+    /// Appends a record of which the words of number 0 are given ([`Event::words`]): the lane's number is added here.
+    #[inline(always)]
+    pub fn append_words(&self, words: Words) {
+        let (head, published) = (self.head.get(), self.published);
+        store_record(self.slots.get(head), with_number(words, head));
         publish_barrier();
         self.head.set(head + 1);
-        self.published.store(head + 1, Ordering::Relaxed); // ordered after the record by the barrier above
+        published.store(head + 1, Ordering::Relaxed); // ordered after the record by the barrier above
     }
 
     /// Appends a record unless the lane's policy turns it away, which is counted.
     #[inline(always)]
     pub fn append_bounded(&self, event: Event) {
+        self.append_words_bounded(event.words(0));
+    }
+
+    /// [`LaneWriter::append_words`], unless the lane's policy turns the record away, which is counted.
+    #[inline(always)]
+    pub fn append_words_bounded(&self, words: Words) {
         if self.head.get() < self.limit.get() {
-            self.append(event);
+            self.append_words(words);
         } else {
             // The last record's head before the first count: a reader that sees records dropped sees all that were kept.
             publish_barrier(); // pairs with the reader's read of `dropped` before `head`

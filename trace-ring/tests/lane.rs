@@ -148,7 +148,7 @@ impl Target {
     }
 
     fn chance(&mut self, of_256: u8) -> bool {
-        self.draw() as u8 & 0xFF < of_256
+        (self.draw() as u8) < of_256
     }
 
     /// One more store becomes visible.

@@ -11,7 +11,7 @@
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64 as Most, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64 as Most;
 
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use loom::thread;
@@ -136,11 +136,12 @@ impl Seen {
         assert_eq!(account, Account { written: account.written, ..self.account });
         assert_eq!(account.written, self.next + self.account.dropped);
         // The guard turns away all that a running writer can have touched. Numbers that don't match mean damage, only.
-        assert_eq!(account.torn, 0, "{account:?}");
+        assert_eq!(account.torn, 0, "torn though the guard let it pass: {account:?}");
     }
 }
 
-/// How often loom may take the processor from a thread that could go on, in one run.
+/// How often loom may take the processor from a thread that could go on, in one run. Each model is small enough besides that
+/// no word has more than the seven stores that loom remembers which a reader may still see.
 const PREEMPTIONS: usize = 3;
 
 fn check(model: impl Fn() + Sync + Send + 'static) {
@@ -229,11 +230,11 @@ fn a_live_reader_accepts_whole_records_only_and_accounts_for_all() {
     static LAPPED: Most = Most::new(0);
     check(|| {
         let [live, _] = LAPPING.shipped();
-        ACCEPTED.fetch_max(live.accepted - LAPPING.drained, Relaxed);
-        LAPPED.fetch_max(live.lapped, Relaxed);
+        ACCEPTED.fetch_max(live.accepted - LAPPING.drained, Ordering::Relaxed);
+        LAPPED.fetch_max(live.lapped, Ordering::Relaxed);
     });
-    assert_eq!(ACCEPTED.load(Relaxed), 2, "the most that was accepted from a running writer");
-    assert_eq!(LAPPED.load(Relaxed), 3, "the most that was lapped by a running writer");
+    assert_eq!(ACCEPTED.load(Ordering::Relaxed), 2, "the most that was accepted from a running writer");
+    assert_eq!(LAPPED.load(Ordering::Relaxed), 3, "the most that was lapped by a running writer");
 }
 
 #[test]
@@ -265,9 +266,9 @@ fn a_lane_of_two_slots_keeps_its_accounts_though_it_can_accept_nothing_live() {
     static ACCEPTED: Most = Most::new(0);
     check(|| {
         let [live, _] = Run { log2: 1, drained: 0, drains: 2, ..LAPPING }.shipped();
-        ACCEPTED.fetch_max(live.accepted, Relaxed);
+        ACCEPTED.fetch_max(live.accepted, Ordering::Relaxed);
     });
-    assert_eq!(ACCEPTED.load(Relaxed), 0);
+    assert_eq!(ACCEPTED.load(Ordering::Relaxed), 0);
 }
 
 #[test]
@@ -315,7 +316,7 @@ fn a_store_release_of_the_head_instead_of_barrier_and_store_is_caught() {
 
 #[test]
 fn a_writer_without_a_barrier_is_caught() {
-    assert_caught("", || {
+    assert_caught("torn though the guard let it pass", || {
         LAPPING.run(|lane, _, index| {
             let slots = Slots::new(&lane.slots).expect("the capacity is a power of two");
             store_record(slots.get(index), event(index).words(index));
