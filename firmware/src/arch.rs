@@ -116,6 +116,12 @@ pub fn wait_for_event() {
     unsafe { asm!("wfe", options(nostack, preserves_flags)) };
 }
 
+/// UDF: a synchronous exception, for the `crash` twin.
+pub fn undefined_instruction() {
+    // SAFETY: the exception vector records it and ends the run.
+    unsafe { asm!("udf #0", options(nostack)) };
+}
+
 /// Stops this core for good, interrupts masked.
 pub fn park() -> ! {
     loop {

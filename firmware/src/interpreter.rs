@@ -7,7 +7,7 @@
 use core::sync::atomic::Ordering;
 
 use trace_ring::layout::{Context, abort_reason};
-use trace_ring::plan::op;
+use trace_ring::plan::{op, twin_kind};
 use trace_ring::record::{Event, Kind, PEER_ALL};
 
 use crate::console::line;
@@ -108,6 +108,13 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
                 core.inbox.posture.store(word.a, Ordering::Release);
                 wait::barrier(core, || begin_phase(word.c))?;
                 record(core, Kind::Phase, 0, word.c);
+                for twin in shared.twins_of(core.id) {
+                    match twin.kind {
+                        twin_kind::CRASH => arch::undefined_instruction(),
+                        twin_kind::OVERFLOW => overflow(0),
+                        _ => {}
+                    }
+                }
             }
             op::PHASE_END => {
                 wait::barrier(core, || end_phase(word.c))?;
@@ -176,6 +183,17 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
             _ => return bad_op(pc),
         }
     }
+}
+
+/// The `overflow` twin: calls itself until the guard page under the thread stack stops it.
+#[expect(unconditional_recursion, reason = "that is the point")]
+#[inline(never)]
+fn overflow(depth: u64) {
+    let mut frame = [depth; 32];
+    // The barrier keeps the frame alive across the call, so that this is no loop.
+    core::hint::black_box(&mut frame);
+    overflow(frame[0] + 1);
+    core::hint::black_box(&mut frame);
 }
 
 fn bad_op(pc: usize) -> Result<(), Stop> {

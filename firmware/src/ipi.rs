@@ -343,6 +343,10 @@ fn receive_wide<const MODE: u8>(entry: u64, core: &'static Core) {
 #[unsafe(no_mangle)]
 extern "C" fn irq_twin(entry: u64, core: &'static Core) {
     let mut stamp = entry;
+    // Wake-ups and the timer are the kit's own: a twin leaves them alone.
+    if sgi::highest_pending() > u64::from(LAST_MEASURED_SGI) {
+        return irq_wide(stamp, core);
+    }
     if core.twins.late != 0 {
         while stamp.wrapping_sub(entry) < core.twins.late {
             stamp = arch::counter();
@@ -520,8 +524,9 @@ fn wait_for_answer(core: &'static Core, series: &Series, since: u64) {
     let number = series.number.load(Ordering::Relaxed);
     let mut probed = false;
     let mut polls = 0u32;
+    let mut deadline = shared.timeout;
     loop {
-        if series.answered.load(Ordering::Acquire) == number {
+        if series.answered.load(Ordering::Acquire) == number || shared.abort.load(Ordering::Relaxed) != 0 {
             return;
         }
         arch::yield_now();
@@ -534,7 +539,12 @@ fn wait_for_answer(core: &'static Core, series: &Series, since: u64) {
             probed = true;
             probe(core, series, number);
         }
-        if waited > shared.timeout {
+        if waited > deadline {
+            // An SGI that is on its way is not lost: somebody keeps the core from taking it. Look again after another T.
+            if waited < shared.patience && look(series) & (PROBE_PENDING | PROBE_ACTIVE) != 0 {
+                deadline += shared.timeout;
+                continue;
+            }
             return retire(core, series, number);
         }
     }

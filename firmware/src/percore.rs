@@ -209,6 +209,8 @@ pub struct Shared {
     pub exchange: Exchange,
     /// T in ticks.
     pub timeout: u64,
+    /// How long an SGI may stay pending or active, in ticks.
+    pub patience: u64,
     /// Probe time in ticks.
     pub probe: u64,
     /// Deadline of barriers and turns in ticks.

@@ -42,6 +42,11 @@ pub fn acknowledge() -> u64 {
     value
 }
 
+/// The INTID that an acknowledge would return now (ICC_HPPIR1_EL1), without acknowledging it. For the fault twins.
+pub fn highest_pending() -> u64 {
+    crate::arch::read_register!("S3_0_C12_C12_2") & 0xFF_FFFF
+}
+
 /// Ends the interrupt (EOImode 0: priority drop and deactivation). ISB: it has taken effect before the ERET.
 #[inline(always)]
 pub fn end_of_interrupt(intid: u64) {

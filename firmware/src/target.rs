@@ -425,6 +425,10 @@ fn make_shared(
         again: AtomicBool::new(false),
         exchange: clock::Exchange::new(),
         timeout: clock::ticks(header.timeout_ns),
+        patience: match header.patience_ns {
+            0 => clock::ticks(header.timeout_ns).saturating_mul(8),
+            ns => clock::ticks(ns),
+        },
         probe: clock::ticks(header.probe_ns),
         deadline: clock::ticks(header.deadline_ns),
         listens: header.flags & plan_flag::DETERMINISTIC == 0,
@@ -659,8 +663,9 @@ fn start_secondaries(
             waiting[id] != 0 && state == core_state::STARTING
         })
     };
+    // Asleep between looks: under an emulator the boot core would otherwise take a host core from those that boot.
     while missing(shared) && arch::counter() < deadline {
-        arch::yield_now();
+        let _ = wait::idle_until(Core::this(), arch::counter() + clock::ticks(200_000));
     }
     // From here on nobody joins; then count. A core that is between the look at `closed` and `up` gets a moment more.
     shared.closed.store(true, Ordering::Release);

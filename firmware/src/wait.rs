@@ -47,6 +47,9 @@ pub fn timer_interrupt(core: &Core) {
             gic::set_enabled(core.redistributor, intid as u32, true);
         }
     }
+    if now >= core.wait_until.get() {
+        core.wait_until.set(0); // told once: a timer that stays in the past would interrupt for ever
+    }
     core.inbox.attention.fetch_add(1, Ordering::Release);
     rearm(core);
 }

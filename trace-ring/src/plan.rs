@@ -133,7 +133,7 @@ pub struct PlanHeader {
     pub header_len: u32,
     /// Bytes of the whole plan.
     pub total_len: u64,
-    /// CRC-32 (IEEE 802.3, as zlib's) of the bytes after this header.
+    /// [`checksum`] of the whole plan.
     pub crc: u32,
     /// [`plan_flag`] bits.
     pub flags: u32,
@@ -181,8 +181,11 @@ pub struct PlanHeader {
     pub reserved0: u8,
     /// Reserved, 0.
     pub reserved1: u32,
+    /// How long a sender waits at most for an SGI that its target's redistributor shows as pending or active, ns: such a
+    /// message is not lost, so T does not end the wait. 0: eight times T.
+    pub patience_ns: u64,
     /// Reserved, 0.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 4],
 }
 
 /// A core's entry into the operations, and the size of its lanes. 16 bytes.
@@ -249,6 +252,10 @@ pub mod twin_kind {
     pub const MASK: u32 = 3;
     /// `core` is started but never arrives.
     pub const DEAD: u32 = 4;
+    /// `core` executes an undefined instruction when its first phase has begun.
+    pub const CRASH: u32 = 5;
+    /// `core` overflows its thread stack when its first phase has begun.
+    pub const OVERFLOW: u32 = 6;
 }
 
 /// Operation codes.
@@ -424,7 +431,7 @@ impl<'a> Plan<'a> {
             return Err(PlanError::Short { have, need: header.total_len.max(need) });
         }
         let bytes = &bytes[..header.total_len as usize];
-        let computed = crc32(&bytes[need as usize..]);
+        let computed = checksum(bytes);
         if computed != header.crc {
             return Err(PlanError::Crc { computed, stored: header.crc });
         }
@@ -511,8 +518,15 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// CRC-32 of a whole plan, its `crc` field read as zero.
+pub fn checksum(plan: &[u8]) -> u32 {
+    const FIELD: core::ops::Range<usize> = core::mem::offset_of!(PlanHeader, crc)..core::mem::offset_of!(PlanHeader, flags);
+    let bytes = plan.iter().enumerate().map(|(index, byte)| if FIELD.contains(&index) { 0 } else { *byte });
+    crc32(bytes)
+}
+
 /// CRC-32 with the polynomial of IEEE 802.3, reflected, as zlib computes it.
-pub fn crc32(bytes: &[u8]) -> u32 {
+fn crc32(bytes: impl Iterator<Item = u8>) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
         let mut index = 0;
@@ -528,7 +542,7 @@ pub fn crc32(bytes: &[u8]) -> u32 {
         }
         table
     };
-    !bytes.iter().fold(!0, |crc, byte| crc >> 8 ^ TABLE[((crc ^ u32::from(*byte)) & 0xFF) as usize])
+    !bytes.fold(!0, |crc, byte| crc >> 8 ^ TABLE[((crc ^ u32::from(byte)) & 0xFF) as usize])
 }
 
 #[cfg(test)]
@@ -537,6 +551,6 @@ mod tests {
 
     #[test]
     fn crc_is_the_one_of_zlib() {
-        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
+        assert_eq!(crc32(b"123456789".iter().copied()), 0xCBF4_3926);
     }
 }

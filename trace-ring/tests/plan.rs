@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use trace_ring::layout::{ABI_VERSION, MAX_CORES, NO_HISTOGRAM};
 use trace_ring::plan::{
-    CoreProgram, Op, PLAN_MAGIC, Plan, PlanError, PlanHeader, PlanSlot, Twin, crc32, op, twin_kind,
+    CoreProgram, Op, PLAN_MAGIC, Plan, PlanError, PlanHeader, PlanSlot, Twin, checksum, op, twin_kind,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -72,7 +72,8 @@ impl Parts {
         header.slot_count = self.slots.len() as u32;
         header.twin_count = self.twins.len() as u32;
         header.total_len = bytes.len() as u64;
-        header.crc = crc32(&bytes[HEADER..]);
+        bytes[..HEADER].copy_from_slice(header.as_bytes());
+        self.header.crc = checksum(&bytes);
         bytes[..HEADER].copy_from_slice(self.header.as_bytes());
         Aligned::new(&bytes)
     }
@@ -101,7 +102,8 @@ impl Aligned {
     fn seal(&mut self) {
         let length = self.0.len() * 8;
         let end = (self.header().total_len as usize).clamp(HEADER, length);
-        self.header().crc = crc32(&self.0.as_bytes()[HEADER..end]);
+        let crc = checksum(&self.0.as_bytes()[..end]);
+        self.header().crc = crc;
     }
 }
 
@@ -154,6 +156,9 @@ fn a_wrong_magic_version_or_checksum_is_named() {
     assert!(
         matches!(bytes.parse().unwrap_err(), PlanError::Crc { stored: word, computed } if word == stored && computed != stored)
     );
+    let mut bytes = Parts::right().bytes();
+    bytes.header().timeout_ns ^= 1; // the header is covered too
+    assert!(matches!(bytes.parse().unwrap_err(), PlanError::Crc { .. }));
 }
 
 #[test]
@@ -172,11 +177,13 @@ fn a_section_outside_the_plan_or_off_its_boundary_is_named() {
         for wrong in [length, length + 8, u64::MAX, right + 1] {
             let mut bytes = Parts::right().bytes();
             *offset(bytes.header()) = wrong;
+            bytes.seal();
             assert_eq!(bytes.parse().unwrap_err(), PlanError::Section { name }, "offset {wrong:#x}");
         }
         for wrong in [1000, u32::MAX] {
             let mut bytes = Parts::right().bytes();
             *count(bytes.header()) = wrong;
+            bytes.seal();
             assert_eq!(bytes.parse().unwrap_err(), PlanError::Section { name }, "count {wrong}");
         }
     }
