@@ -116,17 +116,25 @@ pub fn wait_for_event() {
     unsafe { asm!("wfe", options(nostack, preserves_flags)) };
 }
 
+/// NOP, which the compiler keeps.
+#[inline(always)]
+pub fn no_operation() {
+    // SAFETY: it does nothing.
+    unsafe { asm!("nop", options(nostack, preserves_flags)) };
+}
+
 /// UDF: a synchronous exception, for the `crash` twin.
+#[inline(never)]
 pub fn undefined_instruction() {
     // SAFETY: the exception vector records it and ends the run.
     unsafe { asm!("udf #0", options(nostack)) };
 }
 
-/// Stops this core for good, interrupts masked.
+/// Stops this core for good, interrupts masked. YIELD: should something wake it all the same, the others still run.
 pub fn park() -> ! {
     loop {
         // SAFETY: nothing runs on this core any more.
-        unsafe { asm!("msr daifset, #15", "wfi", options(nostack)) };
+        unsafe { asm!("msr daifset, #15", "wfi", "yield", options(nostack)) };
     }
 }
 

@@ -88,7 +88,7 @@ fn take_down(esr: u64) -> ! {
         arch::synchronize();
         ipi::wake_all();
     }
-    arch::park()
+    Core::retire()
 }
 
 #[panic_handler]

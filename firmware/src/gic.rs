@@ -181,6 +181,12 @@ pub fn set_up_core(redistributor: Redistributor, timer: u32) -> bool {
     true
 }
 
+/// Takes this core out of service: nothing stays pending for it, so that WFI really sleeps with interrupts masked.
+pub fn leave_service() {
+    write_register!("S3_0_C12_C12_7", 0); // ICC_IGRPEN1_EL1
+    arch::instruction_barrier();
+}
+
 /// What a target's redistributor says of an SGI: (enabled, pending, active). Any core may read any frame.
 pub fn look_at(redistributor: u64, intid: u32) -> (bool, bool, bool) {
     let sgi = redistributor + SGI_FRAME;

@@ -508,7 +508,9 @@ fn run<const MODE: u8, const DROP: bool>(
             arch::yield_now();
             if series.answered.load(Ordering::Acquire) != number {
                 series.number.store(number, Ordering::Relaxed);
-                wait_for_answer(core, series, before);
+                if !wait_for_answer(core, series, before) {
+                    break;
+                }
             }
         }
     }
@@ -518,16 +520,20 @@ fn run<const MODE: u8, const DROP: bool>(
 }
 
 /// Polls for the answer to the newest message; looks at the target's redistributor once, and retires the message after T.
+/// `false`: the run is to end.
 #[inline(never)]
-fn wait_for_answer(core: &'static Core, series: &Series, since: u64) {
+fn wait_for_answer(core: &'static Core, series: &Series, since: u64) -> bool {
     let shared = Shared::get();
     let number = series.number.load(Ordering::Relaxed);
     let mut probed = false;
     let mut polls = 0u32;
     let mut deadline = shared.timeout;
     loop {
-        if series.answered.load(Ordering::Acquire) == number || shared.abort.load(Ordering::Relaxed) != 0 {
-            return;
+        if series.answered.load(Ordering::Acquire) == number {
+            return true;
+        }
+        if shared.abort.load(Ordering::Relaxed) != 0 {
+            return false;
         }
         arch::yield_now();
         polls = polls.wrapping_add(1);
@@ -545,7 +551,8 @@ fn wait_for_answer(core: &'static Core, series: &Series, since: u64) {
                 deadline += shared.timeout;
                 continue;
             }
-            return retire(core, series, number);
+            retire(core, series, number);
+            return true;
         }
     }
 }
@@ -662,7 +669,9 @@ pub fn broadcast(core: &'static Core, intid: u8, slot: u32, count: u32) {
             });
         }
         for target in others() {
-            wait_for_answer(core, &Series::new(core, target, intid, slot + target.id as u32, true), before);
+            if !wait_for_answer(core, &Series::new(core, target, intid, slot + target.id as u32, true), before) {
+                return;
+            }
         }
     }
 }
@@ -682,7 +691,9 @@ pub fn settle(core: &'static Core) {
             let place = unsafe { &*core.mail(core.id, target.id, intid) }.place.load(Ordering::Relaxed);
             let slot = place as u32 / size_of::<PairSlot>() as u32;
             let series = Series::new(core, target, intid as u8, slot, place & BROADCAST != 0);
-            wait_for_answer(core, &series, since);
+            if !wait_for_answer(core, &series, since) {
+                return;
+            }
         }
     }
 }

@@ -243,6 +243,14 @@ impl Core {
         unsafe { &*(read_register!("tpidr_el1") as *const Core) }
     }
 
+    /// Ends this core's part in everything.
+    pub fn retire() -> ! {
+        if Core::try_this().is_some_and(|core| core.up.load(Ordering::Relaxed)) {
+            crate::gic::leave_service();
+        }
+        crate::arch::park()
+    }
+
     /// This core's block, if the boot has come that far.
     pub fn try_this() -> Option<&'static Core> {
         let pointer = read_register!("tpidr_el1") as *const Core;

@@ -29,11 +29,15 @@ core::arch::global_asm!(include_str!("boot.s"), options(raw));
 
 /// The build's identity, in the image, in the ELF and in the region.
 static BUILD_ID: [u8; 32] = {
+    const fn digit(text: &[u8], index: usize) -> u8 {
+        let byte = text[index];
+        if byte >= b'a' { byte - b'a' + 10 } else { byte - b'0' }
+    }
     let hex = env!("IPISCOPE_BUILD_ID").as_bytes();
     let mut id = [0; 32];
     let mut index = 0;
-    while index < hex.len() && index < 32 {
-        id[index] = hex[index];
+    while index < 32 {
+        id[index] = digit(hex, 2 * index) << 4 | digit(hex, 2 * index + 1);
         index += 1;
     }
     id
@@ -288,7 +292,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     line!(
         "ipiscope START nonce={:#x} build={} cores={cores} el={entry_el} hz={} region={:#x}",
         plan.header.nonce,
-        env!("IPISCOPE_BUILD_ID"),
+        env!("IPISCOPE_BUILD_ID").split_at(16).0,
         clock::frequency(),
         base + work
     );
@@ -325,7 +329,7 @@ extern "C" fn secondary_main(core: *const Core) -> ! {
     if enter_service(core) {
         let _ = participate(core);
     }
-    arch::park()
+    Core::retire()
 }
 
 /// Where the tree is and how long: in x0, or where the host said. Maps it.
@@ -794,5 +798,5 @@ fn finish(shared: &'static Shared, outcome: Result<(), Stop>) -> ! {
     arch::synchronize();
     set_state(if complete { run_state::ENDED } else { run_state::ABORTED });
     arch::synchronize();
-    arch::park()
+    Core::retire()
 }

@@ -314,7 +314,7 @@ pub struct CoreEntry {
     pub cntfrq: u32,
     /// Least ticks between two reads of the counter in a row.
     pub read_cost_min: u32,
-    /// Smallest step above zero that was seen between two reads.
+    /// Greatest common divisor of the steps that were seen between reads, ticks: the counter's own step.
     pub resolution: u32,
     /// Reads that went backwards in the self-test.
     pub backwards: u32,
