@@ -55,7 +55,9 @@ impl core::fmt::Display for GicError {
         match self {
             GicError::NoSystemRegisters => f.write_str("no GICv3 system registers (ID_AA64PFR0_EL1.GIC, ICC_SRE_EL1)"),
             GicError::Architecture(pidr2) => write!(f, "GICD_PIDR2 is {pidr2:#x}: not a GICv3 or GICv4"),
-            GicError::Distributor(control) => write!(f, "GICD_CTLR reads {control:#x}: affinity routing did not turn on"),
+            GicError::Distributor(control) => {
+                write!(f, "GICD_CTLR reads {control:#x}: affinity routing did not turn on")
+            }
         }
     }
 }

@@ -175,7 +175,7 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
             }
             op::MARK => record(core, Kind::Mark, 0, word.c),
             op::AGAIN => {
-                wait::barrier(core, || decide_again())?;
+                wait::barrier(core, decide_again)?;
                 if shared.again.load(Ordering::Acquire) {
                     pc = word.c as usize;
                 }

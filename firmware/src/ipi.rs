@@ -537,7 +537,7 @@ fn wait_for_answer(core: &'static Core, series: &Series, since: u64) -> bool {
         }
         arch::yield_now();
         polls = polls.wrapping_add(1);
-        if polls % 16 != 0 {
+        if !polls.is_multiple_of(16) {
             continue;
         }
         let waited = arch::counter().wrapping_sub(since);

@@ -8,7 +8,9 @@
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use trace_ring::layout::{Context, CoreEntry, FaultEntry, LANES_PER_CORE, LogHeader, MAX_CORES, PairSlot, PhaseResult, Status, Truth};
+use trace_ring::layout::{
+    Context, CoreEntry, FaultEntry, LANES_PER_CORE, LogHeader, MAX_CORES, PairSlot, PhaseResult, Status, Truth,
+};
 use trace_ring::plan::{Plan, Twin};
 use trace_ring::record::{FLAG_DELIVERED, Kind};
 use trace_ring::writer::LaneWriter;
@@ -38,8 +40,8 @@ pub fn place(slot: u32, histogram: u32, broadcast: bool) -> u64 {
     let bare = histogram == trace_ring::layout::NO_HISTOGRAM;
     let flag = |set: bool, bits: u64| if set { bits } else { 0 };
     let index = if bare { 0 } else { u64::from(histogram) };
-    u64::from(slot) * size_of::<PairSlot>() as u64
-        | index << 32
+    (u64::from(slot) * size_of::<PairSlot>() as u64)
+        | (index << 32)
         | flag(bare, BARE | CARE)
         | flag(broadcast, BROADCAST | CARE)
 }

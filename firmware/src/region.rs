@@ -75,7 +75,13 @@ impl Region {
         let place = self.base as *mut Directory;
         // SAFETY: the region's first bytes. Field by field would be no safer: nobody reads before the magic stands.
         unsafe {
-            place.write(Directory { magic: 0, version: ABI_VERSION, region_pa: self.base, sections: self.sections, ..directory });
+            place.write(Directory {
+                magic: 0,
+                version: ABI_VERSION,
+                region_pa: self.base,
+                sections: self.sections,
+                ..directory
+            });
             arch::synchronize();
             core::ptr::addr_of_mut!((*place).magic).write_volatile(MAGIC);
         }
@@ -84,7 +90,11 @@ impl Region {
 
     /// An empty directory to fill in.
     pub fn blank() -> Directory {
-        Directory { header_len: size_of::<Directory>() as u32, log_stride: LOG_STRIDE as u32, ..Directory::new_zeroed() }
+        Directory {
+            header_len: size_of::<Directory>() as u32,
+            log_stride: LOG_STRIDE as u32,
+            ..Directory::new_zeroed()
+        }
     }
 
     /// The status line.

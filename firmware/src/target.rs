@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use dtoolkit::error::FdtErrorKind;
 use dtoolkit::fdt::Fdt;
 use trace_ring::layout::{
-    ABI_VERSION, Context, Directory, LOCATOR_MAGIC, Locator, MAX_CORES, REGION_ALIGN, abort_reason, clock_flag, conduit,
-    core_state, fault_kind, run_state,
+    ABI_VERSION, Context, Directory, LOCATOR_MAGIC, Locator, MAX_CORES, REGION_ALIGN, abort_reason, clock_flag,
+    conduit, core_state, fault_kind, run_state,
 };
 use trace_ring::plan::{Plan, Policy, TraceLevel, plan_flag, twin_kind};
 use trace_ring::record::ReceiverState;
@@ -151,12 +151,18 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         machine.conduit = Conduit::None; // a node may name one, but whoever serves it was not there
     }
     if !clock::set_frequency() {
-        refuse(fault_kind::REFUSED, format_args!("CNTFRQ_EL0 is 0: the boot firmware must set the counter's frequency"));
+        refuse(
+            fault_kind::REFUSED,
+            format_args!("CNTFRQ_EL0 is 0: the boot firmware must set the counter's frequency"),
+        );
     }
 
     // 2. The plan.
     if machine.plan.length == 0 {
-        refuse(fault_kind::REFUSED, format_args!("no plan: give one as initrd (QEMU -initrd, second argument of booti)"));
+        refuse(
+            fault_kind::REFUSED,
+            format_args!("no plan: give one as initrd (QEMU -initrd, second argument of booti)"),
+        );
     }
     must!(
         tables.map_identity(machine.plan.start, machine.plan.length, Attribute::ReadOnly),
@@ -166,8 +172,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     arch::publish_stores();
     arch::instruction_barrier();
     // SAFETY: mapped above, and never written again.
-    let bytes =
-        unsafe { core::slice::from_raw_parts(machine.plan.start as *const u8, machine.plan.length as usize) };
+    let bytes = unsafe { core::slice::from_raw_parts(machine.plan.start as *const u8, machine.plan.length as usize) };
     let plan = match Plan::parse(bytes) {
         Ok(plan) => plan,
         Err(error) => refuse(fault_kind::REFUSED, format_args!("{error}")),
@@ -185,7 +190,8 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     let pressure_bytes = plan.ops.iter().filter(|word| word.code == trace_ring::plan::op::PRESSURE);
     let pressure_bytes = pressure_bytes.map(|word| u64::from(word.c.min(1 << 16)) << 10).max().unwrap_or(0);
     let tables_layout = plan_tables(&plan);
-    let work = (tables_layout.bytes + cores as u64 * (size_of::<Core>() as u64 + 128 + memory::STACK_MEMORY + 4096 + pressure_bytes)
+    let work = (tables_layout.bytes
+        + cores as u64 * (size_of::<Core>() as u64 + 128 + memory::STACK_MEMORY + 4096 + pressure_bytes)
         + 0x1_0000)
         .next_multiple_of(REGION_ALIGN);
     let region_length = Region::length(&plan);
@@ -409,7 +415,8 @@ fn make_shared(
         (TraceLevel::Ipi, _) => ipi::BOUNDED,
         _ => ipi::STAGES,
     };
-    let trigger = if Policy::from_code(header.policy) == Policy::Trigger { clock::ticks(header.trigger_ns) } else { u64::MAX };
+    let trigger =
+        if Policy::from_code(header.policy) == Policy::Trigger { clock::ticks(header.trigger_ns) } else { u64::MAX };
     // SAFETY: the boot core alone runs, once.
     let place = unsafe { &mut *SHARED.0.get() };
     place.write(Shared {
@@ -480,9 +487,7 @@ fn make_core(
         hot: Hot {
             pending: layout.pending + id as u64 * layout.sgi_count * size_of::<Pending>() as u64,
             template: Cell::new(0),
-            mail: layout.rows
-                + size_of::<RowHead>() as u64
-                + id as u64 * layout.sgi_count * size_of::<Mail>() as u64,
+            mail: layout.rows + size_of::<RowHead>() as u64 + id as u64 * layout.sgi_count * size_of::<Mail>() as u64,
             row_bytes: layout.row_bytes,
             answered: layout.answered + id as u64 * layout.answered_bytes,
             sgi_count: layout.sgi_count,
@@ -625,16 +630,14 @@ fn start_secondaries(
     arch::invalidate_translations();
     let boot_time = clock::ticks(shared.plan.header.boot_ns);
     if entry_el == 3 {
-        for id in 0..shared.core_count {
-            if waiting[id] != 0 {
-                // SAFETY: inside the table taken above.
-                unsafe {
-                    let line = (release + 8 + released * 16) as *mut u64;
-                    line.write(machine.cores[id].mpidr);
-                    line.add(1).write(waiting[id]);
-                }
-                released += 1;
+        for (core, arguments) in machine.cores.iter().zip(waiting).filter(|(_, arguments)| *arguments != 0) {
+            // SAFETY: inside the table taken above, which has a line for every core.
+            unsafe {
+                let line = (release + 8 + released * 16) as *mut u64;
+                line.write(core.mpidr);
+                line.add(1).write(arguments);
             }
+            released += 1;
         }
         // SAFETY: as above.
         unsafe { (release as *mut u64).write(released) };
@@ -644,17 +647,14 @@ fn start_secondaries(
         // SAFETY: a hint to cores in WFE.
         unsafe { core::arch::asm!("sev", options(nostack, preserves_flags)) };
     } else {
-        for id in 0..shared.core_count {
-            if waiting[id] == 0 {
-                continue;
-            }
-            if let Err(code) = psci::cpu_on(machine.conduit, machine.cores[id].mpidr, entry, waiting[id]) {
+        for (id, arguments) in waiting.iter_mut().enumerate().filter(|(_, arguments)| **arguments != 0) {
+            if let Err(code) = psci::cpu_on(machine.conduit, machine.cores[id].mpidr, entry, *arguments) {
                 // SAFETY: as above; the core was not started.
                 let core = unsafe { &*shared.cores[id] };
                 set_core_state(core, core_state::REFUSED);
                 // SAFETY: as above.
                 unsafe { (*core.entry).error = code };
-                waiting[id] = 0;
+                *arguments = 0;
                 defmt::warn!("core {=u32}: CPU_ON failed with {=i32}", id as u32, code);
             }
         }

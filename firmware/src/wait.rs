@@ -176,7 +176,8 @@ pub fn open_turns() {
     let shared = Shared::get();
     let has_turn = |core: &&'static Core| {
         let from = core.program_counter.load(Ordering::Relaxed) as usize;
-        let next = shared.plan.ops.iter().skip(from).find(|word| matches!(word.code, op::TURN | op::PHASE_END | op::END));
+        let next =
+            shared.plan.ops.iter().skip(from).find(|word| matches!(word.code, op::TURN | op::PHASE_END | op::END));
         next.is_some_and(|word| word.code == op::TURN)
     };
     let first = shared.live_cores().find(has_turn).map_or(NOBODY, |core| core.id as u32);

@@ -1,1 +1,40 @@
+//! ipiscope on the host: runs a plan on a target, drains its trace while it runs, and says what the trace means.
+//!
+//! | module | what it does | takes -> gives |
+//! |---|---|---|
+//! | [`plan`] | reads a plan (built-in or TOML), compiles it | `PlanRequest` -> `CompiledPlan` |
+//! | [`fault`] | parses `--inject` | text -> `Fault` |
+//! | [`firmware`] | finds or builds the image and its ELF | request -> `Firmware` |
+//! | [`machine`] | what to tell QEMU so that a board of `boards` comes to life | board, options -> arguments |
+//! | [`qemu`] | boots a machine, owns its end | arguments, image, plan -> running target |
+//! | [`scratch`] | the folder of a run: nothing of it survives the run, or the next one | |
+//! | [`drain`] | polls the region into the capture until the run ended | `RegionSource` -> capture, `Ended` |
+//! | [`progress`] | what the user sees meanwhile | |
+//! | [`capture`] | the file: writer, reader | bytes <-> `Capture` |
+//! | [`correlate`] | sends and receives -> outcomes | records, slots -> `Ipis` |
+//! | [`stats`] | latencies -> figures that the sample carries | ticks -> `Summary` |
+//! | [`detect`] | check, summary, evidence | figures -> `Suspect`s, verdict |
+//! | [`report`] | the numbers in several coats | capture -> `Report` -> text, JSON |
+//! | [`doctor`] | what this machine lacks | -> list with remedies |
+//! | [`cli`] | the command line's definitions | |
+//! | [`error`] | every error has a kind, a next step and an exit code | |
 
+pub mod capture;
+pub mod child;
+pub mod cli;
+pub mod correlate;
+pub mod detect;
+pub mod doctor;
+pub mod drain;
+pub mod error;
+pub mod fault;
+pub mod firmware;
+pub mod interrupt;
+pub mod machine;
+pub mod plan;
+pub mod progress;
+pub mod qemu;
+pub mod report;
+pub mod run;
+pub mod scratch;
+pub mod stats;

@@ -520,7 +520,8 @@ impl<'a> Plan<'a> {
 
 /// CRC-32 of a whole plan, its `crc` field read as zero.
 pub fn checksum(plan: &[u8]) -> u32 {
-    const FIELD: core::ops::Range<usize> = core::mem::offset_of!(PlanHeader, crc)..core::mem::offset_of!(PlanHeader, flags);
+    const FIELD: core::ops::Range<usize> =
+        core::mem::offset_of!(PlanHeader, crc)..core::mem::offset_of!(PlanHeader, flags);
     let bytes = plan.iter().enumerate().map(|(index, byte)| if FIELD.contains(&index) { 0 } else { *byte });
     crc32(bytes)
 }

@@ -1,0 +1,1076 @@
+//! The capture: one file that holds all that is needed to judge a run, years later, on another machine.
+//!
+//! The container is MCAP (<https://mcap.dev>): append-only, in compressed chunks with checksums, readable up to its last
+//! whole chunk after a kill. Inside, every message of ours begins with a tag and ends up checked by a CRC of its own,
+//! because lane bytes must not be believed where a chunk was only nearly whole.
+//!
+//! | tag | message |
+//! |---|---|
+//! | `INFO` | [`RunInfo`] as JSON: what the host knew before the run |
+//! | `LANE` | records of a lane, as they lay in memory |
+//! | `LOST` | records of a lane that were missed, and why |
+//! | `SNAP` | a piece of a snapshot: the region without its records |
+//! | `TEXT` | console output |
+//! | `DONE` | [`Ending`] as JSON |
+//!
+//! A chunk holds either lane messages or others, never both: opening a capture reads a few bytes of each lane chunk.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mcap::records::MessageHeader;
+use mcap::sans_io::linear_reader::{LinearReadEvent, LinearReader, LinearReaderOptions};
+use mcap::write::NoSeek;
+use serde::{Deserialize, Serialize};
+use trace_ring::layout::{Context, LANES_PER_CORE};
+use trace_ring::reader::{self, Loss, RegionSource};
+use trace_ring::record::{FLAG_UNTIMED, Kind, RECORD_BYTES};
+
+use crate::plan::{Keep, PlanMeta};
+
+/// Bytes gathered before they are compressed and written out.
+const CHUNK_BYTES: u64 = 4 << 20;
+
+/// The longest that anything waits in memory.
+const FLUSH_EVERY: Duration = Duration::from_millis(250);
+
+/// How often the system is asked to put the file on the disk: what a power cut can cost.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// Bytes of one piece of a snapshot.
+const PIECE_BYTES: usize = 8 << 20;
+
+/// The longest record that a reader accepts: a hostile length must not eat the memory.
+const RECORD_LIMIT: usize = 256 << 20;
+
+/// The longest snapshot that a reader accepts.
+const SNAPSHOT_LIMIT: u64 = 2 << 30;
+
+/// The most console text that a reader keeps.
+const CONSOLE_LIMIT: usize = 1 << 20;
+
+/// Version of the messages. Readers refuse newer ones and say so.
+const FORMAT: u32 = 1;
+
+/// What the MCAP header names: a file without it is not ours.
+const PROFILE: &str = "ipiscope";
+
+/// Whose time a run's latencies are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VerdictScope {
+    /// The machine's own.
+    #[serde(rename = "silicon")]
+    Silicon,
+    /// A hypervisor shares it out.
+    #[serde(rename = "virtualized")]
+    Virtualized,
+    /// An emulator's: its delays are the host's.
+    #[serde(rename = "emulated")]
+    Emulated,
+    /// Counted instructions.
+    #[serde(rename = "instructions")]
+    Instructions,
+    /// Another kernel's trace.
+    #[serde(rename = "linux trace")]
+    LinuxTrace,
+}
+
+impl VerdictScope {
+    /// Its name in the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            VerdictScope::Silicon => "silicon",
+            VerdictScope::Virtualized => "virtualized",
+            VerdictScope::Emulated => "emulated",
+            VerdictScope::Instructions => "instructions",
+            VerdictScope::LinuxTrace => "linux trace",
+        }
+    }
+}
+
+/// All that the host knows before the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// When, RFC 3339.
+    pub created: String,
+    /// Version of the host tool.
+    pub tool_version: String,
+    /// Where the data came from: `qemu`.
+    pub source: String,
+    /// The machine's name: `virt`, …
+    pub machine: String,
+    /// The board file's name.
+    #[serde(default)]
+    pub board: String,
+    /// CPU type.
+    #[serde(default)]
+    pub cpu: String,
+    /// `tcg`, `kvm`, `hvf`; empty on hardware.
+    #[serde(default)]
+    pub accel: String,
+    /// Whose time it is.
+    pub verdict_scope: VerdictScope,
+    /// Whether time counts instructions.
+    #[serde(default)]
+    pub deterministic: bool,
+    /// The emulator's version.
+    #[serde(default)]
+    pub qemu_version: String,
+    /// The emulator's arguments.
+    #[serde(default)]
+    pub qemu_arguments: Vec<String>,
+    /// `--tag KEY=VALUE`.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// The plan.
+    pub plan: PlanMeta,
+    /// Build id of the firmware, hexadecimal.
+    #[serde(default)]
+    pub firmware_build_id: String,
+    /// Nonce of the run.
+    pub nonce: u64,
+    /// Cores that were asked for.
+    pub cores: u16,
+    /// What the user was told before the run.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// A file inside the capture. By convention: `firmware.elf`, `firmware.img`, `machine.dtb`, `plan.bin` (the compiled plan),
+/// `board.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its name.
+    pub name: String,
+    /// Its media type.
+    pub media_type: String,
+    /// Its bytes.
+    pub data: Vec<u8>,
+}
+
+/// Name of the attachment that holds the compiled plan.
+pub const PLAN_ATTACHMENT: &str = "plan.bin";
+
+/// Name of the attachment that holds the firmware with its symbols.
+pub const ELF_ATTACHMENT: &str = "firmware.elf";
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// The plan ran to its end.
+    Complete,
+    /// Somebody asked for an early end.
+    Interrupted,
+    /// It took too long.
+    Deadline,
+    /// The target went away or reported a fault.
+    TargetDied,
+}
+
+impl Ended {
+    /// Its name in the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Ended::Complete => "complete",
+            Ended::Interrupted => "interrupted",
+            Ended::Deadline => "deadline",
+            Ended::TargetDied => "target_died",
+        }
+    }
+}
+
+/// Why something could not be measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorInfo {
+    /// A word for scripts.
+    pub kind: String,
+    /// A sentence for people.
+    pub message: String,
+    /// What to do.
+    pub next_step: String,
+}
+
+/// The accounts of a lane: `written = accepted + lapped + torn + dropped`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneAccount {
+    /// The core.
+    pub core: u16,
+    /// Index in [`Context::ALL`].
+    pub context: u8,
+    /// Records the target wrote or turned away.
+    pub written: u64,
+    /// Records that were read whole.
+    pub accepted: u64,
+    /// Records that were overwritten before they were read.
+    pub lapped: u64,
+    /// Records that were damaged.
+    pub torn: u64,
+    /// Records that the lane's policy turned away.
+    pub dropped: u64,
+}
+
+impl LaneAccount {
+    /// All that was missed.
+    pub const fn lost(&self) -> u64 {
+        self.lapped + self.torn + self.dropped
+    }
+}
+
+/// The target's counter against the host's clock, over the span of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CounterCheck {
+    /// Counter ticks for each second of the host.
+    pub measured_hz: f64,
+    /// Half width of the interval in which the true value lies.
+    pub uncertainty_hz: f64,
+}
+
+/// What the host learnt at the end of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ending {
+    /// How it ended.
+    pub ended: Ended,
+    /// Why it could not be measured.
+    #[serde(default)]
+    pub error: Option<ErrorInfo>,
+    /// Accounts of all lanes.
+    pub lanes: Vec<LaneAccount>,
+    /// Seconds by the host's clock from start to end.
+    pub host_seconds: f64,
+    /// The counter against the host's clock, where there was time enough for it.
+    #[serde(default)]
+    pub counter_check: Option<CounterCheck>,
+    /// Share (0 to 1) of the host's processor time that others took during the run.
+    #[serde(default)]
+    pub steal: Option<f64>,
+}
+
+/// Why a capture can't be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The file can't be opened or created.
+    #[error("capture {}: {error}; check the path and its permissions", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The file can't be read.
+    #[error("capture {} can't be read: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The file can't be written: a full disk, most likely.
+    #[error("capture {} can't be written: {error}; what was flushed before stays readable (see the room on that disk, or choose another with --out)", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the container's writer says.
+        error: String,
+    },
+    /// Not a capture.
+    #[error("{} is no capture: {reason}; name a file that `ipiscope qemu` wrote (default: ./runs/)", path.display())]
+    NotACapture {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A capture of a newer tool.
+    #[error("{} has capture format {found}, this tool reads up to {FORMAT}; use a newer ipiscope", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+}
+
+impl CaptureError {
+    /// Whether the file itself was the wrong thing to ask for (exit code 3), and not a device that failed (2).
+    pub const fn asked_wrongly(&self) -> bool {
+        !matches!(self, CaptureError::Write { .. } | CaptureError::Read { .. })
+    }
+}
+
+// --- messages -------------------------------------------------------------------------------------------------------
+
+const INFO: [u8; 4] = *b"INFO";
+const LANE: [u8; 4] = *b"LANE";
+const LOST: [u8; 4] = *b"LOST";
+const SNAP: [u8; 4] = *b"SNAP";
+const TEXT: [u8; 4] = *b"TEXT";
+const DONE: [u8; 4] = *b"DONE";
+
+/// Bytes before the body of a message: tag, format, core, context, cause, two numbers, CRC.
+///
+/// `tag[4] | format u32 | core u16 | context u8 | cause u8 | crc u32 | first u64 | count u64`, little-endian. The CRC-32
+/// covers everything but itself.
+const HEAD: usize = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Head {
+    tag: [u8; 4],
+    core: u16,
+    context: u8,
+    cause: u8,
+    /// First record, or offset of a snapshot's piece.
+    first: u64,
+    /// Records missed, or bytes of the whole snapshot.
+    count: u64,
+}
+
+impl Head {
+    const fn plain(tag: [u8; 4]) -> Self {
+        Head { tag, core: 0, context: 0, cause: 0, first: 0, count: 0 }
+    }
+
+    fn encode(&self, body: &[u8], into: &mut Vec<u8>) {
+        into.clear();
+        into.extend_from_slice(&self.tag);
+        into.extend_from_slice(&FORMAT.to_le_bytes());
+        into.extend_from_slice(&self.core.to_le_bytes());
+        into.push(self.context);
+        into.push(self.cause);
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(into);
+        let (first, count) = (self.first.to_le_bytes(), self.count.to_le_bytes());
+        crc.update(&first);
+        crc.update(&count);
+        crc.update(body);
+        into.extend_from_slice(&crc.finalize().to_le_bytes());
+        into.extend_from_slice(&first);
+        into.extend_from_slice(&count);
+        into.extend_from_slice(body);
+    }
+
+    /// The head and body of a message that is whole; `Err` has the format where that is not ours.
+    fn decode(message: &[u8]) -> Option<Result<(Head, &[u8]), u32>> {
+        let (head, body) = message.split_first_chunk::<HEAD>()?;
+        let [t0, t1, t2, t3, f0, f1, f2, f3, c0, c1, context, cause, r0, r1, r2, r3, ref numbers @ ..] = *head;
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&message[..12]);
+        crc.update(numbers);
+        crc.update(body);
+        if crc.finalize() != u32::from_le_bytes([r0, r1, r2, r3]) {
+            return None;
+        }
+        let format = u32::from_le_bytes([f0, f1, f2, f3]);
+        if format > FORMAT {
+            return Some(Err(format));
+        }
+        let (first, count) = numbers.split_first_chunk::<8>()?;
+        let count = count.first_chunk::<8>()?;
+        let head = Head {
+            tag: [t0, t1, t2, t3],
+            core: u16::from_le_bytes([c0, c1]),
+            context,
+            cause,
+            first: u64::from_le_bytes(*first),
+            count: u64::from_le_bytes(*count),
+        };
+        Some(Ok((head, body)))
+    }
+}
+
+const fn loss_code(cause: Loss) -> u8 {
+    match cause {
+        Loss::Lapped => 0,
+        Loss::Torn => 1,
+        Loss::Dropped => 2,
+    }
+}
+
+const fn loss_from(code: u8) -> Loss {
+    match code {
+        0 => Loss::Lapped,
+        2 => Loss::Dropped,
+        _ => Loss::Torn,
+    }
+}
+
+// --- writing --------------------------------------------------------------------------------------------------------
+
+/// A record that `--keep worst:N` keeps, ordered by latency.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Worst {
+    latency: u64,
+    core: u16,
+    context: u8,
+    index: u64,
+    bytes: [u8; RECORD_BYTES as usize],
+}
+
+/// Writes a capture while the run goes on.
+pub struct CaptureWriter {
+    path: PathBuf,
+    writer: mcap::Writer<NoSeek<BufWriter<File>>>,
+    lanes: u16,
+    others: u16,
+    /// Bytes in the open chunk, and whether it is one of lanes.
+    pending: u64,
+    in_lanes: bool,
+    flushed: Instant,
+    synced: Instant,
+    sync: mpsc::Sender<()>,
+    buffer: Vec<u8>,
+    sequence: u32,
+    keep: Keep,
+    worst: BinaryHeap<Reverse<Worst>>,
+}
+
+impl std::fmt::Debug for CaptureWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CaptureWriter")
+            .field("path", &self.path)
+            .field("pending", &self.pending)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CaptureWriter {
+    /// Creates the file (over an old one), writes attachments and info, and flushes them.
+    pub fn create(path: &Path, info: &RunInfo, attachments: &[Attachment]) -> Result<Self, CaptureError> {
+        let open = |error| CaptureError::Open { path: path.into(), error };
+        let file = File::create(path).map_err(open)?;
+        // Syncing can take the disk seconds; the run doesn't wait for it. The thread ends with the writer.
+        let (sync, asked) = mpsc::channel::<()>();
+        let twin = file.try_clone().map_err(open)?;
+        std::thread::spawn(move || {
+            while asked.recv().is_ok() {
+                // A disk that can't sync fails the next write too, which is reported.
+                let _ = twin.sync_data();
+            }
+        });
+        let write = |error: mcap::McapError| write_error(path, error);
+        let mut writer = mcap::WriteOptions::new()
+            .profile(PROFILE)
+            .library(concat!("ipiscope ", env!("CARGO_PKG_VERSION")))
+            .compression(Some(mcap::Compression::Zstd))
+            .compression_level(1)
+            .compression_threads(0)
+            .chunk_size(None)
+            .disable_seeking(true)
+            .emit_message_indexes(false)
+            .calculate_chunk_crcs(true)
+            .create(NoSeek::new(BufWriter::with_capacity(1 << 20, file)))
+            .map_err(write)?;
+        for attachment in attachments {
+            writer
+                .attach(&mcap::Attachment {
+                    log_time: nanoseconds_now(),
+                    create_time: nanoseconds_now(),
+                    name: attachment.name.clone(),
+                    media_type: attachment.media_type.clone(),
+                    data: attachment.data.as_slice().into(),
+                })
+                .map_err(write)?;
+        }
+        let none = BTreeMap::new();
+        let lanes = writer.add_channel(0, "lanes", "ipiscope.lane", &none).map_err(write)?;
+        let others = writer.add_channel(0, "run", "ipiscope.run", &none).map_err(write)?;
+        let now = Instant::now();
+        let mut capture = CaptureWriter {
+            path: path.into(),
+            writer,
+            lanes,
+            others,
+            pending: 0,
+            in_lanes: false,
+            flushed: now,
+            synced: now,
+            sync,
+            buffer: Vec::new(),
+            sequence: 0,
+            keep: info.plan.keep,
+            worst: BinaryHeap::new(),
+        };
+        capture.other(Head::plain(INFO), &json(info))?;
+        capture.flush()?;
+        Ok(capture)
+    }
+
+    /// Records `first ..` of a lane (`context`: its index in [`Context::ALL`]), 32 bytes each.
+    pub fn lane_records(&mut self, core: u16, context: u8, first: u64, bytes: &[u8]) -> Result<(), CaptureError> {
+        match self.keep {
+            Keep::Worst(count) => self.sift(core, context, first, bytes, count),
+            Keep::All | Keep::None => self.lane(Head { core, context, first, ..Head::plain(LANE) }, bytes),
+        }
+    }
+
+    /// Records `first .. first + count` of a lane were missed.
+    pub fn lane_loss(
+        &mut self,
+        core: u16,
+        context: u8,
+        first: u64,
+        count: u64,
+        cause: Loss,
+    ) -> Result<(), CaptureError> {
+        self.lane(Head { core, context, first, count, cause: loss_code(cause), tag: LOST }, &[])
+    }
+
+    /// The region's bytes up to its records: directory, cores, heads, slots, histograms, faults. The newest counts.
+    pub fn snapshot(&mut self, region_prefix: &[u8]) -> Result<(), CaptureError> {
+        let whole = region_prefix.len() as u64;
+        for (piece, index) in region_prefix.chunks(PIECE_BYTES).zip(0..) {
+            self.other(Head { first: index * PIECE_BYTES as u64, count: whole, ..Head::plain(SNAP) }, piece)?;
+        }
+        Ok(())
+    }
+
+    /// What the console said.
+    pub fn console(&mut self, text: &str) -> Result<(), CaptureError> {
+        self.other(Head::plain(TEXT), text.as_bytes())
+    }
+
+    /// Writes the ending and closes the file: from here on it is whole.
+    pub fn finish(mut self, ending: &Ending) -> Result<(), CaptureError> {
+        // In the order of their lanes, as a reader expects records.
+        let mut worst: Vec<Worst> = std::mem::take(&mut self.worst).into_iter().map(|Reverse(worst)| worst).collect();
+        worst.sort_unstable_by_key(|worst| (worst.core, worst.context, worst.index));
+        for Worst { core, context, index: first, bytes, .. } in worst {
+            self.lane(Head { core, context, first, ..Head::plain(LANE) }, &bytes)?;
+        }
+        self.other(Head::plain(DONE), &json(ending))?;
+        self.writer.finish().map_err(|error| write_error(&self.path, error))?;
+        let _ = self.sync.send(());
+        let error = |error: std::io::Error| CaptureError::Write { path: self.path.clone(), error: error.to_string() };
+        // Drop order: the buffered file is flushed here, so that an error is not lost with it.
+        let mut file = self.writer.into_inner().into_inner();
+        file.flush().map_err(error)
+    }
+
+    /// Writes out what has waited long enough. Call it often; it costs nothing when there is nothing to do.
+    pub fn flush_if_due(&mut self) -> Result<(), CaptureError> {
+        if self.flushed.elapsed() >= FLUSH_EVERY {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), CaptureError> {
+        self.flushed = Instant::now();
+        if self.pending == 0 {
+            return Ok(());
+        }
+        self.pending = 0;
+        self.writer.flush().map_err(|error| write_error(&self.path, error))?;
+        if self.synced.elapsed() >= SYNC_EVERY {
+            self.synced = Instant::now();
+            // The thread lives as long as the writer.
+            let _ = self.sync.send(());
+        }
+        Ok(())
+    }
+
+    fn lane(&mut self, head: Head, body: &[u8]) -> Result<(), CaptureError> {
+        self.message(self.lanes, true, head, body)
+    }
+
+    fn other(&mut self, head: Head, body: &[u8]) -> Result<(), CaptureError> {
+        self.message(self.others, false, head, body)
+    }
+
+    fn message(&mut self, channel_id: u16, lanes: bool, head: Head, body: &[u8]) -> Result<(), CaptureError> {
+        if self.in_lanes != lanes {
+            self.flush()?;
+            self.in_lanes = lanes;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        head.encode(body, &mut buffer);
+        let now = nanoseconds_now();
+        let header = MessageHeader { channel_id, sequence: self.sequence, log_time: now, publish_time: now };
+        self.sequence = self.sequence.wrapping_add(1);
+        let written = self.writer.write_to_known_channel(&header, &buffer);
+        self.pending += buffer.len() as u64;
+        self.buffer = buffer;
+        written.map_err(|error| write_error(&self.path, error))?;
+        if self.pending >= CHUNK_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Of all answers only the `count` latest are kept; of the other records, those that tell of trouble.
+    fn sift(&mut self, core: u16, context: u8, first: u64, bytes: &[u8], count: usize) -> Result<(), CaptureError> {
+        for (record, raw) in reader::records(first, bytes).zip(bytes.chunks_exact(RECORD_BYTES as usize)) {
+            let event = record.event;
+            match event.kind {
+                Kind::Receive if event.flags & FLAG_UNTIMED == 0 => {
+                    let latency = event.t.wrapping_sub(event.arg);
+                    let full = self.worst.len() >= count;
+                    if full && self.worst.peek().is_some_and(|Reverse(least)| least.latency >= latency) {
+                        continue;
+                    }
+                    if full {
+                        self.worst.pop();
+                    }
+                    let mut bytes = [0; RECORD_BYTES as usize];
+                    bytes.copy_from_slice(raw);
+                    self.worst.push(Reverse(Worst { latency, core, context, index: record.index, bytes }));
+                }
+                Kind::Send | Kind::Receive | Kind::Stage => {}
+                _ => self.lane(Head { core, context, first: record.index, ..Head::plain(LANE) }, raw)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_error(path: &Path, error: mcap::McapError) -> CaptureError {
+    let error = match error {
+        mcap::McapError::Io(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    CaptureError::Write { path: path.into(), error }
+}
+
+/// JSON of plain data with text keys, which can't fail.
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn nanoseconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+// --- reading --------------------------------------------------------------------------------------------------------
+
+/// Something that a lane said, in the order of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch<'a> {
+    /// Records, whole and in order.
+    Records {
+        /// The core.
+        core: u16,
+        /// Index in [`Context::ALL`].
+        context: u8,
+        /// Number of the first.
+        first: u64,
+        /// 32 bytes each.
+        bytes: &'a [u8],
+    },
+    /// Records that were missed.
+    Lost {
+        /// The core.
+        core: u16,
+        /// Index in [`Context::ALL`].
+        context: u8,
+        /// Number of the first.
+        first: u64,
+        /// How many.
+        count: u64,
+        /// Why.
+        cause: Loss,
+    },
+}
+
+/// What of the file could not be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// Chunks whose checksum or contents are wrong.
+    pub chunks: u64,
+    /// Messages inside whole chunks that are wrong.
+    pub messages: u64,
+    /// The file ends in the middle: its writer was killed, or it was cut.
+    pub truncated: bool,
+}
+
+/// A chunk's place in the file: its record's body.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    offset: u64,
+    length: u64,
+}
+
+/// A capture that was opened: everything but the lanes is in memory.
+#[derive(Debug)]
+pub struct Capture {
+    path: PathBuf,
+    info: RunInfo,
+    ending: Option<Ending>,
+    snapshot: Option<Vec<u8>>,
+    attachments: Vec<(String, String, Place)>,
+    console: String,
+    lane_chunks: Vec<Place>,
+    damage: Damage,
+}
+
+/// MCAP's record numbers, of those that matter here.
+mod opcode {
+    pub const HEADER: u8 = 0x01;
+    pub const MESSAGE: u8 = 0x05;
+    pub const CHUNK: u8 = 0x06;
+    pub const ATTACHMENT: u8 = 0x09;
+    pub const DATA_END: u8 = 0x0F;
+}
+
+/// Bytes of a record before its body: opcode and length.
+const RECORD_HEAD: u64 = 9;
+
+impl Capture {
+    /// Opens a capture. A damaged or truncated one opens as long as it says what run it is of.
+    pub fn open(path: &Path) -> Result<Self, CaptureError> {
+        let read = |error| CaptureError::Read { path: path.into(), error };
+        let not = |reason: &str| CaptureError::NotACapture { path: path.into(), reason: reason.into() };
+        let mut file = File::open(path).map_err(|error| CaptureError::Open { path: path.into(), error })?;
+        let meta = file.metadata().map_err(read)?;
+        if !meta.is_file() {
+            return Err(not("it is not a file"));
+        }
+        let length = meta.len();
+        let mut magic = [0; 8];
+        if length < 8 || file.read_exact(&mut magic).is_err() || magic != *mcap::MAGIC {
+            return Err(not("it does not begin like one"));
+        }
+        let mut found = Found::default();
+        let mut at = 8;
+        let mut first = true;
+        loop {
+            let mut head = [0; RECORD_HEAD as usize];
+            if length - at < RECORD_HEAD {
+                found.damage.truncated = true;
+                break;
+            }
+            file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut head)).map_err(read)?;
+            let [code, size @ ..] = head;
+            let size = u64::from_le_bytes(size);
+            let body = Place { offset: at + RECORD_HEAD, length: size };
+            if size > length - body.offset {
+                found.damage.truncated = true;
+                break;
+            }
+            match code {
+                opcode::HEADER => {
+                    let mut start = vec![0; size.min(256) as usize];
+                    file.read_exact(&mut start).map_err(read)?;
+                    let wanted = [&(PROFILE.len() as u32).to_le_bytes(), PROFILE.as_bytes()].concat();
+                    if !start.starts_with(&wanted) {
+                        return Err(not("it is an MCAP file of another tool"));
+                    }
+                }
+                _ if first => return Err(not("its header is missing")),
+                opcode::CHUNK => found.chunk(&mut file, body).map_err(read)?,
+                opcode::ATTACHMENT => found.attachment(&mut file, body).map_err(read)?,
+                opcode::DATA_END => break,
+                _ => {}
+            }
+            first = false;
+            at = body.offset + size;
+        }
+        if let Some(found) = found.newer {
+            return Err(CaptureError::Newer { path: path.into(), found });
+        }
+        let Some(info) = found.info else {
+            return Err(not("it does not say what run it is of (cut or damaged before its first chunk ended)"));
+        };
+        let info =
+            serde_json::from_slice(&info).map_err(|error| not(&format!("its description can't be read: {error}")))?;
+        Ok(Capture {
+            path: path.into(),
+            info,
+            ending: found.ending,
+            snapshot: found.snapshot,
+            attachments: found.attachments,
+            console: found.console,
+            lane_chunks: found.lane_chunks,
+            damage: found.damage,
+        })
+    }
+
+    /// What the host knew before the run.
+    pub fn info(&self) -> &RunInfo {
+        &self.info
+    }
+
+    /// What the host learnt at its end; `None` when the writer was killed.
+    pub fn ending(&self) -> Option<&Ending> {
+        self.ending.as_ref()
+    }
+
+    /// The newest whole snapshot of the region, up to its records.
+    pub fn snapshot(&self) -> Option<SnapshotSource<'_>> {
+        self.snapshot.as_deref().map(SnapshotSource)
+    }
+
+    /// What the console said, from its beginning.
+    pub fn console(&self) -> &str {
+        &self.console
+    }
+
+    /// Names and media types of the attachments.
+    pub fn attachments(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.attachments.iter().map(|(name, media_type, _)| (name.as_str(), media_type.as_str()))
+    }
+
+    /// An attachment's bytes; `None` when there is none of this name, or it is damaged.
+    pub fn attachment(&self, name: &str) -> Result<Option<Vec<u8>>, CaptureError> {
+        let Some((.., place)) = self.attachments.iter().find(|(known, ..)| known == name) else { return Ok(None) };
+        let read = |error| CaptureError::Read { path: self.path.clone(), error };
+        let mut file = File::open(&self.path).map_err(read)?;
+        let body = read_place(&mut file, *place).map_err(read)?;
+        Ok(attachment_parts(&body).and_then(|parts| {
+            let (checked, crc) = body.split_last_chunk::<4>()?;
+            let crc = u32::from_le_bytes(*crc);
+            (crc == 0 || crc == crc32fast::hash(checked)).then(|| parts.data.to_vec())
+        }))
+    }
+
+    /// What could not be used so far: [`Capture::lanes`] finds more.
+    pub fn damage(&self) -> Damage {
+        self.damage
+    }
+
+    /// Hands all lane batches to `visit`, in the order of the file, in bounded memory. Bad chunks are skipped and counted.
+    pub fn lanes(&self, mut visit: impl FnMut(Batch<'_>)) -> Result<Damage, CaptureError> {
+        let read = |error| CaptureError::Read { path: self.path.clone(), error };
+        let mut file = File::open(&self.path).map_err(read)?;
+        let mut damage = self.damage;
+        for place in &self.lane_chunks {
+            let bytes = read_place(&mut file, *place).map_err(read)?;
+            let whole = messages(&bytes, |message| {
+                match Head::decode(message) {
+                    Some(Ok((head, body))) if usize::from(head.context) < LANES_PER_CORE => {
+                        let Head { core, context, first, count, .. } = head;
+                        match head.tag {
+                            LANE => visit(Batch::Records { core, context, first, bytes: body }),
+                            LOST => visit(Batch::Lost { core, context, first, count, cause: loss_from(head.cause) }),
+                            _ => {}
+                        }
+                    }
+                    _ => damage.messages += 1,
+                }
+                true
+            });
+            if !whole {
+                damage.chunks += 1;
+            }
+        }
+        Ok(damage)
+    }
+}
+
+/// What opening finds.
+#[derive(Default)]
+struct Found {
+    info: Option<Vec<u8>>,
+    ending: Option<Ending>,
+    snapshot: Option<Vec<u8>>,
+    /// The snapshot that is being put together.
+    partial: Vec<u8>,
+    attachments: Vec<(String, String, Place)>,
+    console: String,
+    lane_chunks: Vec<Place>,
+    damage: Damage,
+    newer: Option<u32>,
+}
+
+impl Found {
+    fn chunk(&mut self, file: &mut File, place: Place) -> std::io::Result<()> {
+        if place.length > RECORD_LIMIT as u64 {
+            self.damage.chunks += 1;
+            return Ok(());
+        }
+        let bytes = read_place(file, place)?;
+        // The first message tells what the chunk holds; unchecked, because a lie costs no more than a bad chunk.
+        let mut lanes = false;
+        peek(&bytes, |message| lanes = message.starts_with(&LANE) || message.starts_with(&LOST));
+        if lanes {
+            self.lane_chunks.push(place);
+            return Ok(());
+        }
+        let whole = messages(&bytes, |message| {
+            match Head::decode(message) {
+                Some(Ok((head, body))) => self.message(head, body),
+                Some(Err(format)) => self.newer = Some(format),
+                None => self.damage.messages += 1,
+            }
+            true
+        });
+        if !whole {
+            self.damage.chunks += 1;
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, head: Head, body: &[u8]) {
+        match head.tag {
+            INFO => self.info = Some(body.to_vec()),
+            DONE => match serde_json::from_slice(body) {
+                Ok(ending) => self.ending = Some(ending),
+                Err(_) => self.damage.messages += 1,
+            },
+            TEXT => {
+                let room = CONSOLE_LIMIT.saturating_sub(self.console.len());
+                self.console.extend(String::from_utf8_lossy(body).chars().take(room));
+            }
+            SNAP => {
+                if head.first == 0 {
+                    self.partial.clear();
+                }
+                // Pieces follow one another; one that is missing spoils the snapshot, and the one before it stands.
+                if head.first != self.partial.len() as u64 || head.count > SNAPSHOT_LIMIT {
+                    self.partial.clear();
+                    return;
+                }
+                self.partial.extend_from_slice(body);
+                if self.partial.len() as u64 == head.count {
+                    self.snapshot = Some(std::mem::take(&mut self.partial));
+                }
+            }
+            // A lane message among others, or a kind that this version does not know.
+            _ => {}
+        }
+    }
+
+    fn attachment(&mut self, file: &mut File, place: Place) -> std::io::Result<()> {
+        // Name and media type stand in front; the data is read when it is asked for.
+        let front = read_place(file, Place { length: place.length.min(64 << 10), ..place })?;
+        let mut rest = front.as_slice();
+        let named = skip(&mut rest, 16).and_then(|_| text(&mut rest)).and_then(|name| Some((name, text(&mut rest)?)));
+        match named {
+            Some((name, media_type)) => self.attachments.push((name, media_type, place)),
+            None => self.damage.messages += 1,
+        }
+        Ok(())
+    }
+}
+
+struct AttachmentParts<'a> {
+    data: &'a [u8],
+}
+
+/// The parts of an attachment record. Not the crate's own parser: that one indexes past the end of a short record.
+fn attachment_parts(body: &[u8]) -> Option<AttachmentParts<'_>> {
+    let mut rest = body;
+    skip(&mut rest, 16)?;
+    text(&mut rest)?;
+    text(&mut rest)?;
+    let (length, rest) = rest.split_first_chunk::<8>()?;
+    let (data, crc) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    (crc.len() == 4).then_some(AttachmentParts { data })
+}
+
+fn skip(rest: &mut &[u8], bytes: usize) -> Option<()> {
+    *rest = rest.get(bytes..)?;
+    Some(())
+}
+
+fn text(rest: &mut &[u8]) -> Option<String> {
+    let (length, after) = rest.split_first_chunk::<4>()?;
+    let (text, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    *rest = after;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+fn read_place(file: &mut File, place: Place) -> std::io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(place.offset))?;
+    // The length was checked against the file's, so it is no more than what is really there.
+    let mut bytes = Vec::new();
+    file.take(place.length).read_to_end(&mut bytes)?;
+    if (bytes.len() as u64) < place.length {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes)
+}
+
+/// Hands the first message of a chunk to `visit`, without checking the whole.
+fn peek(chunk: &[u8], mut visit: impl FnMut(&[u8])) {
+    let options = LinearReaderOptions::default().with_validate_chunk_crcs(false);
+    walk(chunk, options, |message| {
+        visit(message);
+        false
+    });
+}
+
+/// Hands the messages of a chunk to `visit` until it says no; false when the chunk is not whole.
+fn messages(chunk: &[u8], visit: impl FnMut(&[u8]) -> bool) -> bool {
+    walk(chunk, LinearReaderOptions::default().with_prevalidate_chunk_crcs(true).with_validate_chunk_crcs(true), visit)
+}
+
+fn walk(chunk: &[u8], options: LinearReaderOptions, mut visit: impl FnMut(&[u8]) -> bool) -> bool {
+    let options = options.with_skip_start_magic(true).with_skip_end_magic(true).with_record_length_limit(RECORD_LIMIT);
+    let mut reader = LinearReader::new_with_options(options);
+    let mut head = vec![opcode::CHUNK];
+    head.extend_from_slice(&(chunk.len() as u64).to_le_bytes());
+    let mut rest = [head.as_slice(), chunk];
+    loop {
+        match reader.next_event() {
+            None => return true,
+            Some(Err(_)) => return false,
+            Some(Ok(LinearReadEvent::ReadRequest(need))) => {
+                let Some(source) = rest.iter_mut().find(|part| !part.is_empty()) else {
+                    // Nothing is left: the reader is told so, and says whether that was the right place to end.
+                    reader.notify_read(0);
+                    continue;
+                };
+                let count = need.min(source.len());
+                let (now, later) = source.split_at(count);
+                reader.insert(count).copy_from_slice(now);
+                reader.notify_read(count);
+                *source = later;
+            }
+            Some(Ok(LinearReadEvent::Record { opcode: opcode::MESSAGE, data })) => {
+                // Channel, sequence, two times; then ours.
+                if let Some(message) = data.get(22..)
+                    && !visit(message)
+                {
+                    return true;
+                }
+            }
+            Some(Ok(LinearReadEvent::Record { .. })) => {}
+        }
+    }
+}
+
+/// A snapshot as a source to read a region from. The records are not in it.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotSource<'a>(&'a [u8]);
+
+impl<'a> SnapshotSource<'a> {
+    /// A source over the region's first bytes.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        SnapshotSource(bytes)
+    }
+}
+
+/// A read beyond the end of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the snapshot ends at byte {have}, {offset} was asked for")]
+pub struct BeyondSnapshot {
+    /// Bytes there are.
+    pub have: u64,
+    /// Where the read began.
+    pub offset: u64,
+}
+
+impl RegionSource for SnapshotSource<'_> {
+    type Error = BeyondSnapshot;
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), BeyondSnapshot> {
+        let error = BeyondSnapshot { have: self.0.len() as u64, offset };
+        let start = usize::try_from(offset).map_err(|_| error)?;
+        let end = start.checked_add(buffer.len()).ok_or(error)?;
+        buffer.copy_from_slice(self.0.get(start..end).ok_or(error)?);
+        Ok(())
+    }
+
+    fn read_u64(&mut self, offset: u64) -> Result<u64, BeyondSnapshot> {
+        let mut bytes = [0; 8];
+        self.read(offset, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
+
+/// The name of a lane's context by its index.
+pub fn context_name(context: u8) -> &'static str {
+    Context::ALL.get(usize::from(context)).map_or("unknown", |context| context.name())
+}

@@ -1,0 +1,991 @@
+//! The drain: carries what the target writes into the capture while it runs, until the run is over one way or another.
+//!
+//! Every 2 ms the heads of all lanes are read at once; lanes with work are copied into the capture. Between that the
+//! region's other sections are put into the capture as snapshots, so that a kill of this process loses a moment and not
+//! the run. The end is one of: the plan ended; the target died; the deadline passed; the user asked to stop. In each
+//! case the target is ended first and then drained once more: with nobody writing, every slot counts.
+
+use std::fs;
+use std::io;
+use std::time::{Duration, Instant};
+
+use trace_ring::layout::{FaultEntry, LANES_PER_CORE, PairSlot, Status, abort_reason, fault_kind, run_state};
+use trace_ring::reader::{Drained, LaneReader, ReadError, Region, RegionSource, Writer};
+
+use crate::capture::{CaptureError, CaptureWriter, CounterCheck, Ended, Ending, ErrorInfo, LaneAccount};
+use crate::interrupt;
+use crate::plan::PhaseMeta;
+use crate::progress::Progress;
+use crate::qemu;
+
+/// Between two looks at the heads. Looking more often takes host cores from the target.
+const POLL: Duration = Duration::from_millis(2);
+
+/// A lane is drained when it holds this many records, or an eighth of its capacity, or at the next sweep of all lanes.
+const BATCH: u64 = 8192;
+
+/// Between two sweeps.
+const SWEEP: Duration = Duration::from_millis(20);
+
+/// Between two snapshots of a region whose prefix is small, and of a larger one.
+const SNAPSHOT: Duration = Duration::from_millis(250);
+const LARGE_SNAPSHOT: Duration = Duration::from_secs(2);
+/// A prefix from here on is large.
+const LARGE: u64 = 1 << 20;
+
+/// How long a target may take to end after it was asked to.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The shortest span over which the counter is compared with the host's clock.
+const COUNTER_SPAN: f64 = 0.2;
+
+/// A target that runs: QEMU, later others.
+pub trait Live {
+    /// How its region is read.
+    type Source: RegionSource;
+
+    /// Looks for the region; `None`: not yet. `everywhere`: not only where it usually is.
+    fn find_region(&mut self, everywhere: bool) -> io::Result<Option<Self::Source>>;
+    /// How the target ended by itself, if it did.
+    fn ended(&mut self) -> Option<String>;
+    /// Writes the request word.
+    fn request_stop(&mut self, source: &mut Self::Source) -> io::Result<()>;
+    /// Ends it: nothing writes to the region afterwards.
+    fn kill(&mut self);
+    /// What its console said.
+    fn console(&self) -> String;
+    /// What whoever runs it complained of.
+    fn complaints(&self) -> String;
+    /// Its process on this host, if it has one.
+    fn process(&self) -> Option<u32>;
+}
+
+impl Live for qemu::Target {
+    type Source = qemu::RamFile;
+
+    fn find_region(&mut self, everywhere: bool) -> io::Result<Option<qemu::RamFile>> {
+        qemu::Target::find_region(self, everywhere)
+    }
+
+    fn ended(&mut self) -> Option<String> {
+        match self.poll() {
+            Ok(None) => None,
+            Ok(Some(status)) => Some(format!("QEMU ended ({status})")),
+            Err(error) => Some(format!("QEMU can't be watched: {error}")),
+        }
+    }
+
+    fn request_stop(&mut self, source: &mut qemu::RamFile) -> io::Result<()> {
+        source.request_stop()
+    }
+
+    fn kill(&mut self) {
+        qemu::Target::kill(self);
+    }
+
+    fn console(&self) -> String {
+        qemu::Target::console(self)
+    }
+
+    fn complaints(&self) -> String {
+        qemu::Target::complaints(self)
+    }
+
+    fn process(&self) -> Option<u32> {
+        Some(qemu::Target::process(self))
+    }
+}
+
+/// What a drain has to know of the run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// Nonce of the run.
+    pub nonce: u64,
+    /// Whether the firmware reads the request word.
+    pub reads_request: bool,
+    /// Whether the target's counter runs with the host's clock.
+    pub compare_counter: bool,
+    /// When the target is given up, from its start.
+    pub deadline: Duration,
+    /// How long the firmware may take to lay the region out.
+    pub boot_deadline: Duration,
+    /// The plan's phases.
+    pub phases: &'a [PhaseMeta],
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// For the capture.
+    pub ending: Ending,
+    /// Whether there was a region to read: without one there is nothing to report on.
+    pub measured: bool,
+    /// From the target's start to the region, to the plan's start, to its end; as far as it came.
+    pub timings: Timings,
+}
+
+/// When things happened, from the target's start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// The region was found.
+    pub region: Option<Duration>,
+    /// The plan was seen to run.
+    pub running: Option<Duration>,
+    /// The plan was seen to have ended.
+    pub ended: Option<Duration>,
+}
+
+/// Drains `target` into `capture` until the run is over, and ends the target. An error means that the capture can't be
+/// written; the target is ended then too.
+pub fn drain<T: Live>(
+    target: &mut T,
+    capture: &mut CaptureWriter,
+    progress: &mut Progress,
+    settings: &Settings<'_>,
+) -> Result<Outcome, CaptureError> {
+    let started = Instant::now();
+    let load = HostLoad::now(target.process());
+    let mut timings = Timings::default();
+    let (ended, error, lanes, counter_check, measured) = match arrive(target, settings, started) {
+        Ok((source, region)) => {
+            timings.region = Some(started.elapsed());
+            let mut run = Run::new(target, source, region, settings, started);
+            let over = run.poll(capture, progress, &mut timings);
+            // Accounted while the child's times can still be read.
+            let steal = load.share_of_others(run.target.process());
+            run.target.kill();
+            let (ended, error) = run.judge(over?);
+            run.last(capture)?;
+            let error = error.or_else(|| run.broken_lane());
+            let lanes = run.accounts();
+            let check = if settings.compare_counter { run.watch.check(&run.status) } else { None };
+            capture.console(&run.target.console())?;
+            progress.clear();
+            let host_seconds = started.elapsed().as_secs_f64();
+            let ending = Ending { ended, error, lanes, host_seconds, counter_check: check, steal };
+            return Ok(Outcome { ending, measured: true, timings });
+        }
+        Err((ended, error)) => (ended, Some(error), Vec::new(), None, false),
+    };
+    target.kill();
+    capture.console(&target.console())?;
+    progress.clear();
+    let host_seconds = started.elapsed().as_secs_f64();
+    let ending = Ending { ended, error, lanes, host_seconds, counter_check, steal: None };
+    Ok(Outcome { ending, measured, timings })
+}
+
+/// Waits until the firmware has laid its region out.
+fn arrive<T: Live>(
+    target: &mut T,
+    settings: &Settings<'_>,
+    started: Instant,
+) -> Result<(T::Source, Region), (Ended, ErrorInfo)> {
+    let error = |kind: &str, message: String, next_step: &str| ErrorInfo {
+        kind: kind.into(),
+        message,
+        next_step: next_step.into(),
+    };
+    let mut looked = Instant::now();
+    let mut last = String::from("no ipiscope image was found in the target's RAM");
+    loop {
+        // The firmware is nearly always where QEMU puts it: the rest of RAM is searched now and then.
+        let everywhere = looked.elapsed() > SNAPSHOT;
+        if everywhere {
+            looked = Instant::now();
+        }
+        match target.find_region(everywhere) {
+            Ok(Some(mut source)) => match Region::open(&mut source) {
+                Ok(region) if region.directory.nonce == settings.nonce => return Ok((source, region)),
+                Ok(region) => {
+                    let message = format!(
+                        "the target runs another plan than it was given: nonce {:#x}, expected {:#x}",
+                        region.directory.nonce, settings.nonce
+                    );
+                    return Err((
+                        Ended::TargetDied,
+                        error("boot", message, "look at the console's text in the capture"),
+                    ));
+                }
+                // The directory's magic word is its last.
+                Err(ReadError::Magic(_)) => {
+                    last = "the firmware began to lay out its region, and did not finish".into()
+                }
+                Err(failure) => {
+                    let next =
+                        "build firmware and host from the same sources, or look at the console's text in the capture";
+                    return Err((Ended::TargetDied, error("region", failure.to_string(), next)));
+                }
+            },
+            Ok(None) => {}
+            Err(failure) => last = format!("the target's RAM can't be read: {failure}"),
+        }
+        if let Some(how) = target.ended() {
+            let complaints = target.complaints();
+            let said =
+                if complaints.is_empty() { "it said nothing".to_string() } else { format!("it said:\n{complaints}") };
+            let message = format!("{how} before the firmware came up; {said}");
+            let next = "mend what it names (--cpu, --machine, what stands behind --)";
+            return Err((Ended::TargetDied, error("target", message, next)));
+        }
+        if everywhere && let Some(line) = target.console().lines().find(|line| line.starts_with("ipiscope FAULT")) {
+            // A refusal is words; an exception is registers, told as they are.
+            let words = line.split_once(&format!(" kind={} ", fault_kind::REFUSED)).map_or(line, |(_, words)| words);
+            let message = format!("the firmware can't run here: {}", words.trim_end());
+            let next = "mend what it names, or report it with the capture";
+            return Err((Ended::TargetDied, error("boot", message, next)));
+        }
+        if interrupt::requests() > 0 {
+            let message = "stopped before the firmware came up".to_string();
+            return Err((Ended::Interrupted, error("interrupted", message, "run again")));
+        }
+        if started.elapsed() > settings.boot_deadline {
+            let console = target.console();
+            let lines: Vec<&str> = console.lines().collect();
+            let tail = lines[lines.len().saturating_sub(5)..].join("\n");
+            let said =
+                if tail.is_empty() { "the console is silent".into() } else { format!("the console said:\n{tail}") };
+            let seconds = settings.boot_deadline.as_secs();
+            let message = format!("the firmware did not come up within {seconds} s: {last}; {said}");
+            let next = "check --machine, --cpu and what stands behind --, or name another image with --firmware";
+            return Err((Ended::Deadline, error("boot", message, next)));
+        }
+        std::thread::sleep(POLL / 2);
+    }
+}
+
+/// Why polling stopped.
+enum Over {
+    /// The firmware says that the run is over.
+    Said,
+    /// The target went away.
+    Died(String),
+    /// The region can't be read any more.
+    Unreadable(String),
+    /// The deadline passed.
+    Deadline,
+    /// The user asked twice, or the target did not heed the first time.
+    Cut,
+}
+
+struct Lane {
+    core: u16,
+    context: u8,
+    reader: LaneReader,
+    /// Why it is not read any more.
+    broken: Option<String>,
+}
+
+struct Run<'a, T: Live> {
+    target: &'a mut T,
+    source: T::Source,
+    region: Region,
+    lanes: Vec<Lane>,
+    settings: &'a Settings<'a>,
+    started: Instant,
+    status: Status,
+    watch: Watch,
+    stop_asked: Option<Instant>,
+}
+
+impl<'a, T: Live> Run<'a, T> {
+    fn new(target: &'a mut T, source: T::Source, region: Region, settings: &'a Settings<'a>, started: Instant) -> Self {
+        let lanes = (0..region.lanes.len())
+            .map(|index| Lane {
+                core: (index / LANES_PER_CORE) as u16,
+                context: (index % LANES_PER_CORE) as u8,
+                reader: region.lane(index),
+                broken: None,
+            })
+            .collect();
+        let status = region.directory.status;
+        Run { target, source, region, lanes, settings, started, status, watch: Watch::new(), stop_asked: None }
+    }
+
+    /// Until the run is over.
+    fn poll(
+        &mut self,
+        capture: &mut CaptureWriter,
+        progress: &mut Progress,
+        timings: &mut Timings,
+    ) -> Result<Over, CaptureError> {
+        let every = if self.region.directory.sections.records < LARGE { SNAPSHOT } else { LARGE_SNAPSHOT };
+        let mut swept = Instant::now();
+        let mut snapped: Option<Instant> = None;
+        loop {
+            let before = Instant::now();
+            match self.region.status(&mut self.source) {
+                Ok(status) => self.status = status,
+                Err(error) => return Ok(Over::Unreadable(error.to_string())),
+            }
+            self.watch.see(&self.status, before, Instant::now());
+            match self.status.state {
+                run_state::BOOTING | run_state::STARTING => {}
+                run_state::RUNNING => timings.running = timings.running.or(Some(self.started.elapsed())),
+                run_state::ENDED | run_state::ABORTED => {
+                    timings.ended = Some(self.started.elapsed());
+                    return Ok(Over::Said);
+                }
+                strange => {
+                    return Ok(Over::Unreadable(format!("trace region is damaged: `status.state` is {strange:#x}")));
+                }
+            }
+            if let Some(how) = self.target.ended() {
+                return Ok(Over::Died(how));
+            }
+            if let Some(over) = self.asked_to_stop() {
+                return Ok(over);
+            }
+            if self.started.elapsed() > self.settings.deadline {
+                return Ok(Over::Deadline);
+            }
+
+            let sweep = swept.elapsed() >= SWEEP;
+            if sweep {
+                swept = Instant::now();
+            }
+            if let Err(over) = self.pump(Writer::Live, sweep, capture)? {
+                return Ok(over);
+            }
+            if snapped.is_none_or(|snapped| snapped.elapsed() >= every) {
+                snapped = Some(Instant::now());
+                self.snapshot(capture)?;
+            }
+            capture.flush_if_due()?;
+            if progress.is_due() {
+                self.show(progress);
+            }
+            std::thread::sleep(POLL.saturating_sub(before.elapsed()).max(POLL / 8));
+        }
+    }
+
+    /// Heeds Ctrl-C: the first asks the firmware, the second doesn't.
+    fn asked_to_stop(&mut self) -> Option<Over> {
+        match (interrupt::requests(), self.stop_asked) {
+            (0, _) => None,
+            (1, None) if self.settings.reads_request => {
+                self.stop_asked = Some(Instant::now());
+                self.target.request_stop(&mut self.source).err().map(|_| Over::Cut)
+            }
+            (1, Some(asked)) if asked.elapsed() < STOP_PATIENCE => None,
+            _ => Some(Over::Cut),
+        }
+    }
+
+    /// Drains the lanes that have work. The inner error ends the run.
+    fn pump(
+        &mut self,
+        writer: Writer,
+        all: bool,
+        capture: &mut CaptureWriter,
+    ) -> Result<Result<(), Over>, CaptureError> {
+        let heads = match self.region.heads(&mut self.source) {
+            Ok(heads) => heads,
+            Err(error) => return Ok(Err(Over::Unreadable(error.to_string()))),
+        };
+        for lane in &mut self.lanes {
+            let (core, context) = (usize::from(lane.core), usize::from(lane.context));
+            let Some(line) = heads.get(core) else { continue };
+            let backlog = lane.reader.backlog(line.head[context]);
+            let lately_dropped = line.dropped[context] != lane.reader.account().dropped;
+            let worthwhile = match writer {
+                Writer::Quiescent => true,
+                Writer::Live if all => backlog > 0 || lately_dropped,
+                Writer::Live => backlog >= BATCH.min(lane.reader.capacity() / 8),
+            };
+            if !worthwhile || lane.broken.is_some() {
+                continue;
+            }
+            let mut failure = None;
+            let drained = lane.reader.drain(&mut self.source, writer, |drained| {
+                if failure.is_none() {
+                    let (core, context) = (lane.core, lane.context);
+                    failure = match drained {
+                        Drained::Records { first, bytes } => capture.lane_records(core, context, first, bytes),
+                        Drained::Lost { first, count, cause } => capture.lane_loss(core, context, first, count, cause),
+                    }
+                    .err();
+                }
+            });
+            if let Some(error) = failure {
+                return Err(error);
+            }
+            match drained {
+                Ok(()) => {}
+                // One bad lane costs that lane, not the run.
+                Err(error @ ReadError::Corrupt { .. }) => lane.broken = Some(error.to_string()),
+                Err(error) => return Ok(Err(Over::Unreadable(error.to_string()))),
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Puts the region up to its records into the capture.
+    fn snapshot(&mut self, capture: &mut CaptureWriter) -> Result<(), CaptureError> {
+        let length = usize::try_from(self.region.directory.sections.records).unwrap_or(0);
+        let mut prefix = vec![0; length];
+        // A target that can't be read is found out by the next look at its status.
+        if self.source.read(0, &mut prefix).is_ok() { capture.snapshot(&prefix) } else { Ok(()) }
+    }
+
+    fn show(&mut self, progress: &mut Progress) {
+        let doing = match self.status.state {
+            run_state::RUNNING => {
+                let phase = self.settings.phases.get(self.status.phase as usize);
+                phase.map_or("running", |phase| phase.name.as_str())
+            }
+            _ => "starting cores",
+        };
+        let slots: Vec<PairSlot> = self.region.slots(&mut self.source).unwrap_or_default();
+        let sent = slots.iter().fold(0u64, |sum, slot| sum.wrapping_add(slot.sent));
+        progress.show(doing, sent);
+    }
+
+    /// What the end means.
+    fn judge(&mut self, over: Over) -> (Ended, Option<ErrorInfo>) {
+        let error = |kind: &str, message: String, next_step: &str| {
+            Some(ErrorInfo { kind: kind.into(), message, next_step: next_step.into() })
+        };
+        let report = "the report holds what was drained until then; run again";
+        match over {
+            Over::Said => match (self.status.state, self.status.reason) {
+                _ if self.stop_asked.is_some() => (Ended::Interrupted, None),
+                (run_state::ENDED, _) => (Ended::Complete, None),
+                (_, abort_reason::REQUESTED) => (Ended::Interrupted, None),
+                (_, abort_reason::DEADLINE) => {
+                    let message = format!(
+                        "core {} waited for the others longer than the run's deadline: a core hangs",
+                        self.status.detail
+                    );
+                    (Ended::Deadline, error("deadline", message, "see the report for the core that stands still"))
+                }
+                (_, abort_reason::BAD_OP) => {
+                    let message = format!("the firmware does not know operation {} of the plan", self.status.detail);
+                    (Ended::TargetDied, error("plan", message, "build firmware and host from the same sources"))
+                }
+                (_, reason) => {
+                    let faults = self.region.faults(&mut self.source).unwrap_or_default();
+                    let message = fault_story(&faults)
+                        .unwrap_or_else(|| format!("the firmware gave up (reason {reason}) and does not say why"));
+                    (
+                        Ended::TargetDied,
+                        error("fault", message, "report it with the capture, which holds registers and log"),
+                    )
+                }
+            },
+            Over::Died(how) => {
+                let complaints = self.target.complaints();
+                let said = if complaints.is_empty() { String::new() } else { format!("; it said:\n{complaints}") };
+                (Ended::TargetDied, error("target", format!("{how} while the plan ran{said}"), report))
+            }
+            Over::Unreadable(why) => (Ended::TargetDied, error("region", why, report)),
+            Over::Deadline => {
+                let seconds = self.settings.deadline.as_secs();
+                let phase =
+                    self.settings.phases.get(self.status.phase as usize).map_or("?", |phase| phase.name.as_str());
+                let message = format!("the plan did not end within {seconds} s; it stood in phase `{phase}`");
+                (
+                    Ended::Deadline,
+                    error("deadline", message, "see the report for the core that stands still, or run a shorter plan"),
+                )
+            }
+            Over::Cut => (Ended::Interrupted, None),
+        }
+    }
+
+    /// The last drain and snapshot, when nobody writes any more.
+    fn last(&mut self, capture: &mut CaptureWriter) -> Result<(), CaptureError> {
+        if let Ok(status) = self.region.status(&mut self.source) {
+            self.status = status;
+        }
+        // What can't be read was reported when it was found; the accounts say what is missing.
+        let _ = self.pump(Writer::Quiescent, true, capture)?;
+        self.snapshot(capture)
+    }
+
+    fn broken_lane(&self) -> Option<ErrorInfo> {
+        let lane = self.lanes.iter().find(|lane| lane.broken.is_some())?;
+        Some(ErrorInfo {
+            kind: "region".into(),
+            message: format!(
+                "lane {} of core {}: {}",
+                lane.context,
+                lane.core,
+                lane.broken.as_deref().unwrap_or_default()
+            ),
+            next_step: "its later records are missing from the report; run again".into(),
+        })
+    }
+
+    fn accounts(&self) -> Vec<LaneAccount> {
+        self.lanes
+            .iter()
+            .map(|lane| {
+                let account = lane.reader.account();
+                debug_assert!(account.is_whole(), "lane {} of core {}: {account:?}", lane.context, lane.core);
+                LaneAccount {
+                    core: lane.core,
+                    context: lane.context,
+                    written: account.written,
+                    accepted: account.accepted,
+                    lapped: account.lapped,
+                    torn: account.torn,
+                    dropped: account.dropped,
+                }
+            })
+            .collect()
+    }
+}
+
+/// What the fault entries tell, in a sentence.
+fn fault_story(faults: &[FaultEntry]) -> Option<String> {
+    let (core, fault) = faults.iter().enumerate().find(|(_, fault)| fault.kind != fault_kind::NONE)?;
+    let length = fault.message.len().min(fault.message_len as usize);
+    let text = String::from_utf8_lossy(&fault.message[..length]).into_owned();
+    let registers = format!("ESR_EL1 {:#x}, ELR_EL1 {:#x}, FAR_EL1 {:#x}", fault.esr, fault.elr, fault.far);
+    Some(match fault.kind {
+        fault_kind::PANIC => format!("core {core} panicked: {text}"),
+        fault_kind::REFUSED => format!("core {core} can't run the plan: {text}"),
+        fault_kind::SYNCHRONOUS => format!("core {core} took a synchronous exception: {registers}"),
+        fault_kind::SERROR => format!("core {core} took an SError: {registers}"),
+        fault_kind::FIQ => format!("core {core} took an FIQ, which nobody expects: {registers}"),
+        strange => format!("core {core} reports fault {strange}: {registers}"),
+    })
+}
+
+/// Brackets the plan's start and end by the host's clock, so that the target's counter can be compared with it.
+#[derive(Debug)]
+struct Watch {
+    /// The plan had not started at this instant.
+    not_yet: Option<Instant>,
+    /// It started between these.
+    began: Option<(Instant, Instant)>,
+    /// It had not ended at this instant.
+    still: Option<Instant>,
+    /// It ended between these.
+    ended: Option<(Instant, Instant)>,
+}
+
+impl Watch {
+    fn new() -> Watch {
+        Watch { not_yet: None, began: None, still: None, ended: None }
+    }
+
+    /// The status line was read between `before` and `after`. The plan has ended once its end is stamped: the state
+    /// changes later, after the clocks were compared once more.
+    fn see(&mut self, status: &Status, before: Instant, after: Instant) {
+        if status.started == 0 {
+            self.not_yet = Some(before);
+            return;
+        }
+        if let (None, Some(not_yet)) = (self.began, self.not_yet) {
+            self.began = Some((not_yet, after));
+        }
+        if status.ended == 0 {
+            self.still = Some(before);
+        } else if let (None, Some(still)) = (self.ended, self.still) {
+            self.ended = Some((still, after));
+        }
+    }
+
+    /// Ticks to each second of the host, if both ends were seen and lie far enough apart.
+    fn check(&self, status: &Status) -> Option<CounterCheck> {
+        let ((b0, b1), (e0, e1)) = (self.began?, self.ended?);
+        // Each end lies in its bracket: their middles are `span` apart, give or take half of both widths.
+        let width = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64();
+        let longest = width(b0, e1);
+        let shortest = width(b1, e0);
+        let span = (longest + shortest) / 2.0;
+        let slack = (longest - shortest) / 2.0;
+        if status.ended <= status.started || shortest < COUNTER_SPAN {
+            return None;
+        }
+        let ticks = (status.ended - status.started) as f64;
+        Some(CounterCheck { measured_hz: ticks / span, uncertainty_hz: ticks / span * slack / shortest })
+    }
+}
+
+/// Processor time of the host, to tell how much of it others took.
+#[derive(Clone, Copy, Debug)]
+struct HostLoad {
+    busy: u64,
+    total: u64,
+    own: u64,
+}
+
+impl HostLoad {
+    /// Now, with the time of this process and of `child`. All zeroes where the system doesn't tell.
+    fn now(child: Option<u32>) -> HostLoad {
+        let (busy, total) =
+            fs::read_to_string("/proc/stat").ok().and_then(|text| busy_and_total(&text)).unwrap_or_default();
+        let of =
+            |path: String| fs::read_to_string(path).ok().and_then(|text| processor_time(&text)).unwrap_or_default();
+        let own = of("/proc/self/stat".into()) + child.map_or(0, |child| of(format!("/proc/{child}/stat")));
+        HostLoad { busy, total, own }
+    }
+
+    /// The share (0 to 1) of the host's processor time since then that went to others.
+    fn share_of_others(&self, child: Option<u32>) -> Option<f64> {
+        let now = HostLoad::now(child);
+        let total = now.total.checked_sub(self.total).filter(|total| *total > 0)?;
+        let busy = now.busy.saturating_sub(self.busy);
+        // A child that has ended by itself was reaped, and its time counts as this process's.
+        let own = now.own.checked_sub(self.own)?;
+        Some((busy.saturating_sub(own) as f64 / total as f64).clamp(0.0, 1.0))
+    }
+}
+
+/// Busy and total ticks of all processors together, from /proc/stat.
+fn busy_and_total(text: &str) -> Option<(u64, u64)> {
+    let fields: Vec<u64> =
+        text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal; guest times are part of user and nice.
+    let total: u64 = fields.iter().take(8).sum();
+    let idle: u64 = fields.iter().skip(3).take(2).sum();
+    Some((total - idle, total))
+}
+
+/// User and system ticks of a process and of the children it has reaped, from /proc/PID/stat.
+fn processor_time(text: &str) -> Option<u64> {
+    // The name may hold spaces and parentheses; what follows the last one does not.
+    let fields = text.rsplit_once(')')?.1.split_whitespace().skip(11).take(4);
+    let times: Option<Vec<u64>> = fields.map(|field| field.parse().ok()).collect();
+    times.filter(|times| times.len() == 4).map(|times| times.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt as _;
+    use std::path::Path;
+
+    use trace_ring::layout::{
+        ABI_VERSION, Directory, FaultEntry, HeadLine, LOG_STRIDE, LaneDescriptor, MAGIC, Sections, Shape, lay_out,
+    };
+    use trace_ring::record::{Event, Kind, RECORD_BYTES};
+    use zerocopy::{FromZeros as _, IntoBytes as _};
+
+    use super::*;
+    use crate::capture::{RunInfo, VerdictScope};
+    use crate::plan::{PlanRequest, compile};
+
+    const NONCE: u64 = 77;
+    const CORES: u64 = 2;
+    const LOG2: u32 = 6;
+
+    /// A target made of a file, and of what it does between two looks.
+    struct Puppet {
+        ram: File,
+        sections: Sections,
+        looks: u32,
+        /// What happens at each look, and how the target ends by itself, if it does.
+        act: fn(&Puppet, u32) -> Option<String>,
+        console: &'static str,
+        killed: bool,
+    }
+
+    impl Puppet {
+        fn new(act: fn(&Puppet, u32) -> Option<String>) -> Puppet {
+            let lanes = CORES * LANES_PER_CORE as u64;
+            let (sections, region_len) =
+                lay_out(Shape { cores: CORES, phases: 1, slots: 0, histograms: 0, records: lanes << LOG2 });
+            let mut directory = Directory::new_zeroed();
+            (directory.magic, directory.version, directory.nonce) = (MAGIC, ABI_VERSION, NONCE);
+            (directory.region_len, directory.sections) = (region_len, sections);
+            (directory.core_count, directory.phase_count, directory.log_stride) = (CORES as u32, 1, LOG_STRIDE as u32);
+            let ram = tempfile::tempfile().expect("a file");
+            ram.set_len(region_len).expect("is grown");
+            let puppet = Puppet { ram, sections, looks: 0, act, console: "hello\n", killed: false };
+            puppet.put(0, directory.as_bytes());
+            for lane in 0..lanes {
+                let mut descriptor = LaneDescriptor::new_zeroed();
+                descriptor.offset = sections.records + (lane << LOG2) * RECORD_BYTES;
+                descriptor.log2_records = LOG2;
+                puppet.put(sections.lanes + lane * size_of::<LaneDescriptor>() as u64, descriptor.as_bytes());
+            }
+            puppet
+        }
+
+        fn put(&self, offset: u64, bytes: &[u8]) {
+            self.ram.write_all_at(bytes, offset).expect("is written");
+        }
+
+        fn state(&self, state: u32, reason: u32) {
+            let mut status = Status::new_zeroed();
+            (status.state, status.reason, status.detail) = (state, reason, 1);
+            self.put(core::mem::offset_of!(Directory, status) as u64, status.as_bytes());
+        }
+
+        /// Records `0..head` of core 1's thread lane; the oldest are overwritten where they are too many.
+        fn records(&self, head: u64) {
+            let lane = LANES_PER_CORE as u64;
+            for index in 0..head {
+                let event = Event { t: index, kind: Kind::Mark, flags: 0, peer: 0, msg: 0, intid: 0, extra: 0, arg: 0 };
+                let slot = (lane << LOG2) + (index & ((1 << LOG2) - 1));
+                self.put(self.sections.records + slot * RECORD_BYTES, event.words(index).as_bytes());
+            }
+            self.head(head);
+        }
+
+        fn head(&self, head: u64) {
+            let mut line = HeadLine::new_zeroed();
+            line.head[0] = head;
+            self.put(self.sections.heads + size_of::<HeadLine>() as u64, line.as_bytes());
+        }
+    }
+
+    impl Live for Puppet {
+        type Source = qemu::RamFile;
+
+        fn find_region(&mut self, _: bool) -> io::Result<Option<qemu::RamFile>> {
+            qemu::RamFile::new(self.ram.try_clone()?, 0).map(Some)
+        }
+
+        fn ended(&mut self) -> Option<String> {
+            self.looks += 1;
+            (self.act)(self, self.looks)
+        }
+
+        fn request_stop(&mut self, source: &mut qemu::RamFile) -> io::Result<()> {
+            source.request_stop()
+        }
+
+        fn kill(&mut self) {
+            self.killed = true;
+        }
+
+        fn console(&self) -> String {
+            self.console.into()
+        }
+
+        fn complaints(&self) -> String {
+            String::new()
+        }
+
+        fn process(&self) -> Option<u32> {
+            None
+        }
+    }
+
+    /// Drains a puppet; the ending, and whether there was a region.
+    fn run(puppet: &mut Puppet) -> (Ending, bool) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let compiled = compile(&PlanRequest { cores: 2, ..PlanRequest::default() }).expect("compiles");
+        let info = RunInfo {
+            created: String::new(),
+            tool_version: String::new(),
+            source: "qemu".into(),
+            machine: String::new(),
+            board: String::new(),
+            cpu: String::new(),
+            accel: String::new(),
+            verdict_scope: VerdictScope::Emulated,
+            deterministic: false,
+            qemu_version: String::new(),
+            qemu_arguments: Vec::new(),
+            tags: BTreeMap::new(),
+            plan: compiled.meta.clone(),
+            firmware_build_id: String::new(),
+            nonce: NONCE,
+            cores: 2,
+            notes: Vec::new(),
+        };
+        let path: &Path = &folder.path().join("capture.mcap");
+        let mut capture = CaptureWriter::create(path, &info, &[]).expect("is created");
+        let settings = Settings {
+            nonce: NONCE,
+            reads_request: true,
+            compare_counter: true,
+            deadline: Duration::from_millis(300),
+            boot_deadline: Duration::from_millis(100),
+            phases: &compiled.meta.phases,
+        };
+        let outcome = drain(puppet, &mut capture, &mut Progress::silent(), &settings).expect("the capture takes it");
+        assert!(puppet.killed, "a target that was drained is ended");
+        for lane in &outcome.ending.lanes {
+            assert_eq!(lane.written, lane.accepted + lane.lost(), "{lane:?}");
+        }
+        (outcome.ending, outcome.measured)
+    }
+
+    fn kind(ending: &Ending) -> &str {
+        ending.error.as_ref().map_or("", |error| &error.kind)
+    }
+
+    #[test]
+    fn a_run_that_ends_is_complete_and_its_records_are_counted() {
+        let mut puppet = Puppet::new(|puppet, look| {
+            match look {
+                1 => puppet.state(run_state::RUNNING, 0),
+                2 => puppet.records(40),
+                3 => puppet.state(run_state::ENDED, 0),
+                _ => {}
+            }
+            None
+        });
+        let (ending, measured) = run(&mut puppet);
+        assert_eq!((ending.ended, kind(&ending), measured), (Ended::Complete, "", true));
+        let lane = ending.lanes[LANES_PER_CORE];
+        assert_eq!((lane.core, lane.context, lane.written, lane.accepted), (1, 0, 40, 40));
+    }
+
+    #[test]
+    fn records_that_were_overwritten_are_lost_and_counted() {
+        let mut puppet = Puppet::new(|puppet, _| {
+            puppet.records(100);
+            puppet.state(run_state::ENDED, 0);
+            None
+        });
+        let lane = run(&mut puppet).0.lanes[LANES_PER_CORE];
+        // 64 slots, less the two that a writer who still runs might be filling.
+        assert_eq!((lane.written, lane.accepted, lane.lapped), (100, 62, 38));
+    }
+
+    #[test]
+    fn each_end_says_what_it_was() {
+        type Act = fn(&Puppet, u32) -> Option<String>;
+        let cases: [(Act, Ended, &str, &str); 7] = [
+            (|_, look| (look == 3).then(|| "QEMU ended (signal: 9)".into()), Ended::TargetDied, "target", "signal: 9"),
+            (|_, _| None, Ended::Deadline, "deadline", "phase"),
+            (
+                |puppet, _| {
+                    puppet.state(run_state::ABORTED, abort_reason::DEADLINE);
+                    None
+                },
+                Ended::Deadline,
+                "deadline",
+                "core 1",
+            ),
+            (
+                |puppet, _| {
+                    let mut fault = FaultEntry::new_zeroed();
+                    (fault.kind, fault.elr) = (fault_kind::SYNCHRONOUS, 0xABC);
+                    puppet.put(puppet.sections.faults, fault.as_bytes());
+                    puppet.state(run_state::ABORTED, abort_reason::FAULT);
+                    None
+                },
+                Ended::TargetDied,
+                "fault",
+                "ELR_EL1 0xabc",
+            ),
+            (
+                |puppet, _| {
+                    puppet.state(run_state::ABORTED, abort_reason::BAD_OP);
+                    None
+                },
+                Ended::TargetDied,
+                "plan",
+                "operation 1",
+            ),
+            (
+                |puppet, _| {
+                    puppet.state(0xDEAD, 0);
+                    None
+                },
+                Ended::TargetDied,
+                "region",
+                "0xdead",
+            ),
+            (
+                |puppet, _| {
+                    puppet.put(core::mem::offset_of!(Directory, nonce) as u64, &1u64.to_le_bytes());
+                    None
+                },
+                Ended::TargetDied,
+                "region",
+                "restarted",
+            ),
+        ];
+        for (act, ended, word, names) in cases {
+            let (ending, measured) = run(&mut Puppet::new(act));
+            let error = ending.error.as_ref().expect("says why");
+            assert_eq!((ending.ended, error.kind.as_str(), measured), (ended, word, true), "{error:?}");
+            assert!(error.message.contains(names), "expected {names:?} in {:?}", error.message);
+            assert!(!error.next_step.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_head_that_runs_backwards_costs_its_lane_only() {
+        let mut puppet = Puppet::new(|puppet, look| {
+            match look {
+                1 => puppet.records(40),
+                20 => puppet.head(3),
+                30 => puppet.state(run_state::ENDED, 0),
+                _ => {}
+            }
+            None
+        });
+        let (ending, _) = run(&mut puppet);
+        assert_eq!((ending.ended, kind(&ending)), (Ended::Complete, "region"));
+        assert_eq!(ending.lanes[LANES_PER_CORE].accepted, 40);
+    }
+
+    #[test]
+    fn a_target_that_never_comes_up_is_given_up_with_its_last_words() {
+        let mut puppet = Puppet::new(|_, _| None);
+        puppet.put(0, &[0; 8]);
+        let (ending, measured) = run(&mut puppet);
+        assert_eq!((ending.ended, kind(&ending), measured), (Ended::Deadline, "boot", false));
+        assert!(ending.error.is_some_and(|error| error.message.contains("hello")));
+
+        let mut puppet = Puppet::new(|_, _| None);
+        puppet.put(16, &1u64.to_le_bytes());
+        let (ending, measured) = run(&mut puppet);
+        assert_eq!((ending.ended, kind(&ending), measured), (Ended::TargetDied, "boot", false), "another plan's nonce");
+    }
+
+    #[test]
+    fn processor_times_are_read_from_proc() {
+        assert_eq!(busy_and_total("cpu  10 1 5 100 4 1 2 3 7 0\ncpu0 1 1 1\n"), Some((22, 126)));
+        assert_eq!(busy_and_total("nothing"), None);
+        let line = "123 (a) b c) S 1 123 123 0 -1 4194304 100 0 0 0 77 23 5 6 20 0 1 0 100 0 0";
+        assert_eq!(processor_time(line), Some(77 + 23 + 5 + 6));
+        assert_eq!(processor_time(""), None);
+        assert!(HostLoad::now(None).total > 0);
+    }
+
+    #[test]
+    fn the_counter_is_compared_over_the_plans_span_only() {
+        let zero = Instant::now();
+        let at = |milliseconds: u64| zero + Duration::from_millis(milliseconds);
+        let stamped = |started, ended| {
+            let mut status = Status::new_zeroed();
+            (status.started, status.ended) = (started, ended);
+            status
+        };
+        let (booting, running, over) = (stamped(0, 0), stamped(1_000, 0), stamped(1_000, 1_000 + 62_500_000));
+        let mut watch = Watch::new();
+        assert!(watch.check(&over).is_none());
+        watch.see(&booting, at(0), at(1));
+        watch.see(&running, at(4), at(5));
+        watch.see(&running, at(998), at(999));
+        watch.see(&over, at(1006), at(1007));
+        watch.see(&over, at(2000), at(2001));
+        let check = watch.check(&over).expect("both ends were seen");
+        // Began in 0..5 ms, ended in 998..1007 ms: 1 s and 7 ms to either side.
+        assert!((check.measured_hz - 62_500_000.0).abs() < check.uncertainty_hz, "{check:?}");
+        assert!(check.uncertainty_hz < 500_000.0, "{check:?}");
+
+        let mut late = Watch::new();
+        late.see(&running, at(4), at(5));
+        late.see(&over, at(1006), at(1007));
+        assert!(late.check(&over).is_none(), "the start was not seen");
+    }
+
+    #[test]
+    fn a_fault_is_told_with_core_and_cause() {
+        let mut faults = vec![FaultEntry::new_zeroed(); 3];
+        assert_eq!(fault_story(&faults), None);
+        faults[2].kind = fault_kind::PANIC;
+        faults[2].message_len = 4;
+        faults[2].message[..4].copy_from_slice(b"oops");
+        assert_eq!(fault_story(&faults).as_deref(), Some("core 2 panicked: oops"));
+        faults[2].message_len = u32::MAX;
+        assert!(fault_story(&faults).is_some_and(|story| story.starts_with("core 2 panicked: oops")));
+        faults[1].kind = fault_kind::SYNCHRONOUS;
+        faults[1].esr = 0x9600_0045;
+        assert!(fault_story(&faults).is_some_and(|story| story.contains("core 1") && story.contains("0x96000045")));
+    }
+}

@@ -1,0 +1,198 @@
+//! The `ipiscope` command: parses, runs, prints the error and its next step, exits with a code that scripts rely on.
+//!
+//! Data goes to standard output, talk to standard error. A reader that closes the pipe early is content, not an error.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use host::cli::{Cli, Color, FirmwareVerb, QemuArguments, Showing, Verb};
+use host::error::{Failure, FileError, exit};
+use host::{doctor, firmware, interrupt, plan, report, run};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers; the rest was asked wrongly.
+            let code = if error.use_stderr() { exit::MISUSED } else { exit::CLEAN };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    ExitCode::from(match execute(&cli.verb) {
+        Ok(code) => code,
+        Err(failure) => {
+            complain(&failure);
+            failure.exit_code
+        }
+    })
+}
+
+fn execute(verb: &Verb) -> Result<u8, Failure> {
+    match verb {
+        Verb::Qemu(arguments) => {
+            let result = qemu(arguments);
+            if let (Err(failure), Some(file)) = (&result, &arguments.showing.json) {
+                let error = report::error_report(&failure.kind, &failure.message, &failure.next_step);
+                if let Err(second) = write_json(file, &error)
+                    && second.message != failure.message
+                {
+                    complain(&second);
+                }
+            }
+            result
+        }
+        Verb::Report(arguments) => show(&arguments.capture, &arguments.showing),
+        Verb::Plans { name: None } => {
+            let mut text = String::new();
+            for builtin in plan::builtins() {
+                let _ = writeln!(text, "{:12} {}", builtin.name, builtin.summary);
+            }
+            print(&text)
+        }
+        Verb::Plans { name: Some(name) } => match plan::builtins().iter().find(|builtin| builtin.name == name) {
+            Some(builtin) => print(builtin.toml),
+            None => Err(Failure {
+                kind: "plan".into(),
+                message: format!("there is no built-in plan `{name}`"),
+                next_step: "`ipiscope plans` lists them".into(),
+                exit_code: exit::MISUSED,
+            }),
+        },
+        Verb::Boards => {
+            let mut text = String::new();
+            for name in boards::names() {
+                match boards::find(name) {
+                    Some(Ok(board)) => {
+                        let _ = writeln!(text, "{:18} {:20} {}", board.name, board.status.name(), board.summary);
+                    }
+                    Some(Err(error)) => say(&error.to_string()),
+                    None => {}
+                }
+            }
+            print(&text)
+        }
+        Verb::Doctor => {
+            let findings = doctor::examine();
+            let text: String = findings.iter().map(ToString::to_string).collect();
+            print(&text)?;
+            Ok(doctor::exit_code(&findings))
+        }
+        Verb::Firmware { verb: FirmwareVerb::Lint } => {
+            interrupt::install();
+            firmware::lint(&mut say)?;
+            Ok(exit::CLEAN)
+        }
+        Verb::Firmware { verb: FirmwareVerb::Build } => {
+            interrupt::install();
+            let firmware = firmware::find(None, &mut say)?;
+            let mut text = format!("{}\n", firmware.image_path.display());
+            if let Some(elf) = firmware.elf {
+                let _ = writeln!(text, "{}", elf.path.display());
+            }
+            print(&text)
+        }
+    }
+}
+
+fn qemu(arguments: &QemuArguments) -> Result<u8, Failure> {
+    if let Some(count) = &arguments.cpus {
+        let count = if count.is_empty() { "N" } else { count };
+        return Err(Failure {
+            kind: "arguments".into(),
+            message: "--cpus is reserved for a later meaning".into(),
+            next_step: format!("for the number of cores write --cores {count}"),
+            exit_code: exit::MISUSED,
+        });
+    }
+    interrupt::install();
+    let finished = run::qemu(&arguments.request(), &mut say)?;
+    say(&format!("capture: {}", finished.capture.display()));
+    // On a terminal the report's own words suffice.
+    let told = io::stdout().is_terminal() && arguments.showing.json.as_deref() != Some(Path::new("-"));
+    if let Some(error) = finished.outcome.ending.error.as_ref().filter(|_| !told) {
+        say(&format!("error: {}", error.message));
+        say(&format!("next step: {}", error.next_step));
+    }
+    let started = std::time::Instant::now();
+    let code = show(&finished.capture, &arguments.showing)?;
+    if arguments.timings {
+        let timings = finished.outcome.timings;
+        let marks = [("booted", timings.region), ("plan began", timings.running), ("plan ended", timings.ended)];
+        for (name, took) in &finished.steps {
+            say(&format!("{:>9.3} s  {name}", took.as_secs_f64()));
+            for (mark, at) in marks.iter().filter(|_| *name == "run") {
+                if let Some(at) = at {
+                    say(&format!("{:>9.3} s    after the start: {mark}", at.as_secs_f64()));
+                }
+            }
+        }
+        say(&format!("{:>9.3} s  report", started.elapsed().as_secs_f64()));
+    }
+    Ok(code)
+}
+
+/// Reports on a capture: text, or JSON, or both.
+fn show(capture: &Path, showing: &Showing) -> Result<u8, Failure> {
+    let report = report::build(capture)?;
+    if let Some(file) = &showing.json {
+        write_json(file, &report.json())?;
+    }
+    if showing.json.as_deref() != Some(Path::new("-")) {
+        print(&report.text(&options(showing.color)))?;
+    }
+    Ok(report.exit_code())
+}
+
+fn options(color: Color) -> report::Options {
+    let terminal = io::stdout().is_terminal();
+    let wanted = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let color = match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => terminal && !wanted("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
+    };
+    let width =
+        rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col).filter(|width| terminal && *width > 0);
+    let encoding = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    let unicode = encoding.is_some_and(|name| {
+        let name = name.to_ascii_lowercase();
+        name.contains("utf-8") || name.contains("utf8")
+    });
+    report::Options { color, width: width.unwrap_or(120), unicode }
+}
+
+fn write_json(file: &Path, json: &serde_json::Value) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(json).unwrap_or_default();
+    text.push('\n');
+    if file == Path::new("-") {
+        print(&text).map(drop)
+    } else {
+        std::fs::write(file, text).map_err(|source| FileError::of("write", file)(source).into())
+    }
+}
+
+/// Data, to standard output.
+fn print(text: &str) -> Result<u8, Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(exit::CLEAN),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(exit::CLEAN),
+        Err(source) => Err(FileError::of("write", Path::new("standard output"))(source).into()),
+    }
+}
+
+/// Talk, to standard error. Nobody can be told that it failed.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "ipiscope: {text}");
+}
+
+fn complain(failure: &Failure) {
+    say(&format!("error: {failure}"));
+    say(&format!("next step: {}", failure.next_step));
+}

@@ -1,0 +1,581 @@
+//! Latencies become figures, and only such figures as the sample carries.
+//!
+//! Ticks stay integers until the last step. A percentile is null unless some ten samples lie beyond it; a mean carries an
+//! interval that holds when the counter is coarser than what it measures; nothing is capped or averaged over percentiles.
+
+use hdrhistogram::Histogram;
+use trace_ring::histogram;
+
+/// Latencies of one kind, in ticks: every one of them up to a bound, then a histogram of two significant digits.
+#[derive(Clone, Debug)]
+pub struct Samples {
+    values: Vec<u64>,
+    limit: usize,
+    sorted: bool,
+    spilled: Option<Histogram<u64>>,
+    count: u64,
+    least: u64,
+    greatest: u64,
+    sum: u128,
+    /// Welford's running mean and sum of squared deviations: no cancellation, whatever the magnitude.
+    mean: f64,
+    squares: f64,
+}
+
+impl Samples {
+    /// An empty one that keeps up to `limit` values as they are.
+    pub fn new(limit: usize) -> Self {
+        Samples {
+            values: Vec::new(),
+            limit,
+            sorted: true,
+            spilled: None,
+            count: 0,
+            least: u64::MAX,
+            greatest: 0,
+            sum: 0,
+            mean: 0.0,
+            squares: 0.0,
+        }
+    }
+
+    /// Adds a latency, ticks.
+    pub fn push(&mut self, ticks: u64) {
+        self.count += 1;
+        self.least = self.least.min(ticks);
+        self.greatest = self.greatest.max(ticks);
+        self.sum += u128::from(ticks);
+        let value = ticks as f64;
+        let step = value - self.mean;
+        self.mean += step / self.count as f64;
+        self.squares += step * (value - self.mean);
+        if self.spilled.is_none() && self.values.len() >= self.limit {
+            self.spill();
+        }
+        match &mut self.spilled {
+            // Fails only where a histogram may not grow; this one may.
+            Some(spilled) => {
+                let _ = spilled.record(ticks);
+            }
+            None => {
+                self.values.push(ticks);
+                self.sorted = false;
+            }
+        }
+    }
+
+    #[cold]
+    fn spill(&mut self) {
+        // Two significant digits are always a legal precision.
+        let Ok(mut spilled) = Histogram::new(2) else { return };
+        spilled.auto(true);
+        for value in std::mem::take(&mut self.values) {
+            let _ = spilled.record(value);
+        }
+        self.spilled = Some(spilled);
+    }
+
+    /// Adds the same latency `count` times, in one step.
+    fn push_many(&mut self, ticks: u64, count: u64) {
+        if self.spilled.is_none() {
+            self.spill();
+        }
+        if let Some(spilled) = &mut self.spilled {
+            // Fails only where a histogram may not grow; this one may.
+            let _ = spilled.record_n(ticks, count);
+        }
+        let value = ticks as f64;
+        let (mine, theirs) = (self.count as f64, count as f64);
+        let step = value - self.mean;
+        self.squares += step * step * mine * theirs / (mine + theirs).max(1.0);
+        self.mean += step * theirs / (mine + theirs).max(1.0);
+        self.count += count;
+        self.sum += u128::from(ticks) * u128::from(count);
+        self.least = self.least.min(ticks);
+        self.greatest = self.greatest.max(ticks);
+    }
+
+    /// How many lie above a number of ticks.
+    pub fn above(&self, ticks: u64) -> u64 {
+        match &self.spilled {
+            Some(spilled) => {
+                let higher = spilled.iter_recorded().filter(|bucket| bucket.value_iterated_to() > ticks);
+                higher.map(|bucket| bucket.count_at_value()).sum()
+            }
+            None => self.values.iter().filter(|value| **value > ticks).count() as u64,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether percentiles are those of the very values.
+    pub fn is_exact(&self) -> bool {
+        self.spilled.is_none()
+    }
+
+    /// Adds all values of another.
+    pub fn merge(&mut self, other: &Samples) {
+        if let Some(theirs) = &other.spilled {
+            if self.spilled.is_none() {
+                self.spill();
+            }
+            if let Some(mine) = &mut self.spilled {
+                // Fails only where a histogram may not grow; this one may.
+                let _ = mine.add(theirs);
+            }
+            self.combine(other);
+            return;
+        }
+        for value in &other.values {
+            self.push(*value);
+        }
+    }
+
+    /// Sums of two samples together (Chan et al., "Updating formulae and a pairwise algorithm for computing sample variances").
+    fn combine(&mut self, other: &Samples) {
+        let (mine, theirs) = (self.count as f64, other.count as f64);
+        let both = (mine + theirs).max(1.0);
+        let step = other.mean - self.mean;
+        self.squares += other.squares + step * step * mine * theirs / both;
+        self.mean += step * theirs / both;
+        self.count += other.count;
+        self.sum += other.sum;
+        self.least = self.least.min(other.least);
+        self.greatest = self.greatest.max(other.greatest);
+    }
+
+    /// The figures. `resolution`: the counter's smallest step, ticks.
+    pub fn summary(&mut self, resolution: f64) -> Option<Summary> {
+        if self.count == 0 {
+            return None;
+        }
+        if !self.sorted {
+            self.values.sort_unstable();
+            self.sorted = true;
+        }
+        let quantile = |share: f64| match &self.spilled {
+            Some(spilled) => spilled.value_at_quantile(share).clamp(self.least, self.greatest) as f64,
+            None => {
+                let rank = (share * self.count as f64).ceil().max(1.0) as usize;
+                self.values.get(rank - 1).copied().unwrap_or(self.greatest) as f64
+            }
+        };
+        let deviation = if self.count > 1 { (self.squares / (self.count - 1) as f64).max(0.0).sqrt() } else { 0.0 };
+        let mean = self.sum as f64 / self.count as f64;
+        Some(Summary::new(
+            self.count,
+            self.least,
+            self.greatest,
+            mean,
+            deviation,
+            resolution,
+            self.is_exact(),
+            quantile,
+        ))
+    }
+}
+
+/// Figures of a sample, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// Latencies in it.
+    pub n: u64,
+    /// The least.
+    pub min: f64,
+    /// The median, whatever the number of samples: for comparing, not for printing.
+    pub median: f64,
+    /// Half of them are at most this; where at least 20 are there.
+    pub p50: Option<f64>,
+    /// Where at least 100 are there.
+    pub p90: Option<f64>,
+    /// Where at least 1000 are there.
+    pub p99: Option<f64>,
+    /// The greatest.
+    pub max: f64,
+    /// The mean.
+    pub mean: f64,
+    /// The true mean lies within this on either side, 95 times in 100.
+    pub mean_ci: f64,
+    /// Standard deviation.
+    pub deviation: f64,
+    /// Whether the percentiles are those of the very values (else: of buckets).
+    pub exact: bool,
+}
+
+/// What figures are taken from.
+#[derive(Clone, Debug, Default)]
+pub enum Figures {
+    /// There is no latency.
+    #[default]
+    None,
+    /// The values themselves.
+    Samples(Box<Samples>),
+    /// A histogram that the target kept ([`histogram`]), with its exact extremes and sum.
+    Buckets {
+        /// Counts, [`histogram::BUCKETS`] of them.
+        counts: Box<[u32]>,
+        /// The least, ticks.
+        min: u64,
+        /// The greatest, ticks.
+        max: u64,
+        /// Their sum, ticks.
+        sum: u64,
+        /// How many.
+        timed: u64,
+    },
+    /// Extremes and sum alone.
+    Extremes {
+        /// The least, ticks.
+        min: u64,
+        /// The greatest, ticks.
+        max: u64,
+        /// Their sum, ticks.
+        sum: u64,
+        /// How many.
+        timed: u64,
+    },
+}
+
+impl Figures {
+    /// Those of some values.
+    pub fn of_samples(samples: Samples) -> Self {
+        if samples.is_empty() { Figures::None } else { Figures::Samples(Box::new(samples)) }
+    }
+
+    /// The figures. `resolution`: the counter's smallest step, ticks.
+    pub fn summary(&mut self, resolution: f64) -> Option<Summary> {
+        match self {
+            Figures::None => None,
+            Figures::Samples(samples) => samples.summary(resolution),
+            Figures::Buckets { counts, min, max, sum, timed } => {
+                Summary::from_buckets(counts, *min, *max, *sum, *timed, resolution)
+            }
+            Figures::Extremes { min, max, sum, timed } => Summary::from_extremes(*min, *max, *sum, *timed, resolution),
+        }
+    }
+
+    /// How many lie above a number of ticks: exactly, or as many as surely do.
+    pub fn above(&self, ticks: u64) -> u64 {
+        match self {
+            Figures::None => 0,
+            Figures::Samples(samples) => samples.above(ticks),
+            Figures::Buckets { counts, .. } => {
+                let sure = |bucket: &usize| histogram::lower(*bucket) > ticks;
+                counts.iter().enumerate().filter(|(bucket, _)| sure(bucket)).map(|(_, count)| u64::from(*count)).sum()
+            }
+            Figures::Extremes { min, max, timed, .. } => match (*min > ticks, *max > ticks) {
+                (true, _) => *timed,
+                (false, greatest) => greatest.into(),
+            },
+        }
+    }
+}
+
+/// Latencies of several pairs together: of the values where all have them, of buckets else.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    samples: Samples,
+    buckets: Vec<u64>,
+    extremes: (u64, u64),
+    sum: u128,
+    count: u64,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool { samples: Samples::new(1 << 20), buckets: Vec::new(), extremes: (u64::MAX, 0), sum: 0, count: 0 }
+    }
+}
+
+impl Pool {
+    /// Adds a pair's.
+    pub fn add(&mut self, figures: &Figures) {
+        let (counts, (min, max, sum, timed)) = match figures {
+            Figures::None => return,
+            Figures::Samples(samples) => return self.samples.merge(samples),
+            Figures::Buckets { counts, min, max, sum, timed } => (Some(counts), (*min, *max, *sum, *timed)),
+            // Without a histogram there is nothing to pool percentiles from; the mean stands for all.
+            Figures::Extremes { min, max, sum, timed } => (None, (*min, *max, *sum, *timed)),
+        };
+        self.buckets.resize(histogram::BUCKETS, 0);
+        match counts {
+            Some(counts) => {
+                for (mine, theirs) in self.buckets.iter_mut().zip(counts) {
+                    *mine += u64::from(*theirs);
+                }
+            }
+            None => {
+                if let Some(bucket) = self.buckets.get_mut(histogram::bucket(sum / timed.max(1))) {
+                    *bucket += timed;
+                }
+            }
+        }
+        self.extremes = (self.extremes.0.min(min), self.extremes.1.max(max));
+        self.sum += u128::from(sum);
+        self.count += timed;
+    }
+
+    /// The figures of all. `resolution`: the counter's smallest step, ticks.
+    pub fn summary(&mut self, resolution: f64) -> Option<Summary> {
+        if self.buckets.is_empty() {
+            return self.samples.summary(resolution);
+        }
+        let mut all = self.samples.clone();
+        for (bucket, count) in self.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let (low, high) = (histogram::lower(bucket), histogram::upper(bucket));
+            let middle = (low / 2 + high / 2).clamp(self.extremes.0, self.extremes.1.max(self.extremes.0));
+            all.push_many(middle, *count);
+        }
+        let summary = all.summary(resolution)?;
+        let n = self.count + self.samples.len();
+        let sum = self.sum + self.samples.sum;
+        let mean = sum as f64 / n.max(1) as f64;
+        Some(Summary {
+            n,
+            min: summary.min.min(self.extremes.0 as f64),
+            max: summary.max.max(self.extremes.1 as f64),
+            mean,
+            exact: false,
+            ..summary
+        })
+    }
+}
+
+/// Whether `n` samples carry the percentile `share`: some ten must lie beyond it.
+pub fn carries(n: u64, share: f64) -> bool {
+    // 1 - 0.99 is a little more than 0.01: compare products, with room for the last bit.
+    n as f64 * (1.0 - share) >= 10.0 - 1e-6
+}
+
+impl Summary {
+    #[expect(clippy::too_many_arguments, reason = "one caller a source of figures, all of them here")]
+    fn new(
+        n: u64,
+        least: u64,
+        greatest: u64,
+        mean: f64,
+        deviation: f64,
+        resolution: f64,
+        exact: bool,
+        quantile: impl Fn(f64) -> f64,
+    ) -> Self {
+        let percentile = |share: f64| carries(n, share).then(|| quantile(share));
+        Summary {
+            n,
+            min: least as f64,
+            median: quantile(0.5),
+            p50: percentile(0.5),
+            p90: percentile(0.9),
+            p99: percentile(0.99),
+            max: greatest as f64,
+            mean,
+            mean_ci: mean_interval(n, deviation, resolution),
+            deviation,
+            exact,
+        }
+    }
+
+    /// The figures of a histogram that the target kept. `None` when nothing is in it.
+    ///
+    /// Minimum, maximum and mean are exact; percentiles lie in the right bucket, which is at most 12.5 % wide.
+    pub fn from_buckets(counts: &[u32], min: u64, max: u64, sum: u64, timed: u64, resolution: f64) -> Option<Self> {
+        let total: u64 = counts.iter().map(|count| u64::from(*count)).sum();
+        if timed == 0 {
+            return None;
+        }
+        let middle = |bucket: usize| {
+            let (low, high) = (histogram::lower(bucket), histogram::upper(bucket));
+            (low as f64 / 2.0 + high as f64 / 2.0).clamp(min as f64, max.max(min) as f64)
+        };
+        let mean = sum as f64 / timed as f64;
+        let squares: f64 =
+            counts.iter().enumerate().map(|(bucket, count)| f64::from(*count) * (middle(bucket) - mean).powi(2)).sum();
+        let deviation = if total > 1 { (squares / (total - 1) as f64).sqrt() } else { 0.0 };
+        let quantile = |share: f64| {
+            let rank = (share * total as f64).ceil().max(1.0) as u64;
+            let mut seen = 0;
+            for (bucket, count) in counts.iter().enumerate() {
+                seen += u64::from(*count);
+                if seen >= rank {
+                    return middle(bucket);
+                }
+            }
+            max as f64
+        };
+        Some(Summary::new(timed, min, max, mean, deviation, resolution, false, quantile))
+    }
+
+    /// The figures of a slot beyond the histograms' budget: least, greatest, mean.
+    pub fn from_extremes(min: u64, max: u64, sum: u64, timed: u64, resolution: f64) -> Option<Self> {
+        (timed > 0).then(|| {
+            let mean = sum as f64 / timed as f64;
+            // No spread is known: the widest that these extremes allow (Popoviciu's inequality) bounds the interval.
+            let deviation = (max.saturating_sub(min)) as f64 / 2.0;
+            Summary {
+                n: timed,
+                min: min as f64,
+                median: mean,
+                p50: None,
+                p90: None,
+                p99: None,
+                max: max as f64,
+                mean,
+                mean_ci: mean_interval(timed, deviation, resolution),
+                deviation,
+                exact: false,
+            }
+        })
+    }
+}
+
+/// Half width of the interval around a mean of `n` differences of two stamps.
+///
+/// A difference of two stamps, each cut down to a whole step, is off by up to one step, with a variance of a sixth of a step
+/// squared when the two phases are independent (dithered). That variance is inside the sample's where values spread over
+/// more than one step, and its floor where they don't quite. Where **all** values are equal, nothing shows that the phases
+/// were independent: all may be off by the same amount, and no number of samples helps. The interval is then a whole step.
+pub fn mean_interval(n: u64, deviation: f64, resolution: f64) -> f64 {
+    if n == 0 {
+        return f64::INFINITY;
+    }
+    if deviation == 0.0 {
+        return resolution;
+    }
+    1.96 * deviation.max(resolution / 6_f64.sqrt()) / (n as f64).sqrt()
+}
+
+/// The median of some values; `None` of none.
+pub fn median(values: &mut [f64]) -> Option<f64> {
+    let middle = values.len() / 2;
+    if values.is_empty() {
+        return None;
+    }
+    values.sort_unstable_by(f64::total_cmp);
+    let high = values.get(middle).copied()?;
+    if values.len() % 2 == 1 {
+        return Some(high);
+    }
+    Some((values.get(middle - 1).copied()? + high) / 2.0)
+}
+
+/// Median and robust spread of some values: the median absolute deviation, scaled to a normal distribution's deviation,
+/// never below `floor` (one tick), because a spread of zero would make every difference infinite.
+pub fn robust(values: &mut [f64], floor: f64) -> Option<(f64, f64)> {
+    let center = median(values)?;
+    let mut distances: Vec<f64> = values.iter().map(|value| (value - center).abs()).collect();
+    let spread = 1.4826 * median(&mut distances)?;
+    Some((center, spread.max(floor)))
+}
+
+/// The chance that a normal deviate lies `z` deviations or more above its mean.
+///
+/// A bound within 8 % for z >= 0 (Sampford's, of Mills' ratio): it only orders and bounds q-values.
+pub fn upper_tail(z: f64) -> f64 {
+    let density = (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt();
+    if z <= 0.0 { 1.0 } else { density * 4.0 / (3.0 * z + (z * z + 8.0).sqrt()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(values: impl IntoIterator<Item = u64>, limit: usize) -> Samples {
+        let mut samples = Samples::new(limit);
+        values.into_iter().for_each(|value| samples.push(value));
+        samples
+    }
+
+    #[test]
+    fn percentiles_need_ten_samples_beyond_them() {
+        for (n, p50, p90, p99) in [
+            (19, false, false, false),
+            (20, true, false, false),
+            (100, true, true, false),
+            (999, true, true, false),
+            (1000, true, true, true),
+        ] {
+            let summary = samples(1..=n, 10_000).summary(1.0).unwrap();
+            assert_eq!((summary.p50.is_some(), summary.p90.is_some(), summary.p99.is_some()), (p50, p90, p99), "{n}");
+        }
+    }
+
+    #[test]
+    fn percentiles_of_kept_values_are_exact() {
+        let summary = samples((1..=1000).rev(), 10_000).summary(1.0).unwrap();
+        assert_eq!(
+            (summary.min, summary.p50, summary.p90, summary.p99, summary.max),
+            (1.0, Some(500.0), Some(900.0), Some(990.0), 1000.0)
+        );
+        assert_eq!(summary.mean, 500.5);
+        assert!(summary.exact);
+    }
+
+    #[test]
+    fn beyond_the_bound_extremes_and_mean_stay_exact_and_percentiles_within_a_percent() {
+        let summary = samples(1..=100_000, 1000).summary(1.0).unwrap();
+        assert_eq!((summary.n, summary.min, summary.max, summary.mean), (100_000, 1.0, 100_000.0, 50_000.5));
+        assert!(!summary.exact);
+        assert!((summary.p50.unwrap() / 50_000.0 - 1.0).abs() < 0.011, "{summary:?}");
+        assert!((summary.p99.unwrap() / 99_000.0 - 1.0).abs() < 0.011, "{summary:?}");
+    }
+
+    #[test]
+    fn merging_keeps_extremes_mean_and_count() {
+        let mut whole = samples(1..=50, 100);
+        whole.merge(&samples(51..=5000, 100));
+        whole.merge(&samples([9000], 100));
+        let summary = whole.summary(1.0).unwrap();
+        assert_eq!((summary.n, summary.min, summary.max), (5001, 1.0, 9000.0));
+        let expected = (5000.0 * 5001.0 / 2.0 + 9000.0) / 5001.0;
+        assert!((summary.mean - expected).abs() < 1e-6);
+        let alone = samples((1..=5000).chain([9000]), 10_000).summary(1.0).unwrap();
+        assert!((summary.deviation / alone.deviation - 1.0).abs() < 1e-9, "{} {}", summary.deviation, alone.deviation);
+    }
+
+    #[test]
+    fn a_mean_below_one_tick_keeps_an_honest_interval() {
+        // All equal: no number of samples shows what lies between the ticks.
+        assert_eq!(samples(std::iter::repeat_n(5, 100_000), 1_000_000).summary(1.0).unwrap().mean_ci, 1.0);
+        // Dithered: true latency 5.3 ticks, send phase spread evenly. The interval is small and holds the truth.
+        let dithered = (0..10_000_u64).map(|index| ((index % 1000) as f64 / 1000.0 + 5.3) as u64);
+        let summary = samples(dithered, 1_000_000).summary(1.0).unwrap();
+        assert!(summary.mean_ci < 0.02);
+        assert!((summary.mean - 5.3).abs() <= summary.mean_ci, "{} +- {}", summary.mean, summary.mean_ci);
+    }
+
+    #[test]
+    fn a_histogram_gives_percentiles_of_the_right_bucket() {
+        let mut counts = vec![0_u32; histogram::STRIDE];
+        let values: Vec<u64> = (1..=2000).collect();
+        for value in &values {
+            counts[histogram::bucket(*value)] += 1;
+        }
+        let summary = Summary::from_buckets(&counts, 1, 2000, values.iter().sum(), 2000, 1.0).unwrap();
+        assert_eq!((summary.n, summary.min, summary.max, summary.mean), (2000, 1.0, 2000.0, 1000.5));
+        assert!((summary.p50.unwrap() / 1000.0 - 1.0).abs() < 0.125);
+        assert!((summary.p99.unwrap() / 1980.0 - 1.0).abs() < 0.125);
+        assert!(Summary::from_buckets(&counts, u64::MAX, 0, 0, 0, 1.0).is_none());
+    }
+
+    #[test]
+    fn a_spread_of_zero_has_a_floor_of_one_tick() {
+        assert_eq!(robust(&mut [7.0; 9], 1.0), Some((7.0, 1.0)));
+        assert_eq!(robust(&mut [], 1.0), None);
+        assert_eq!(median(&mut [3.0, 1.0, 2.0, 10.0]), Some(2.5));
+    }
+
+    #[test]
+    fn the_tail_is_that_of_a_normal_distribution() {
+        for (z, expected) in [(1.0, 0.1587), (2.0, 0.02275), (4.0, 3.167e-5)] {
+            assert!((upper_tail(z) / expected - 1.0).abs() < 0.05, "{z}: {}", upper_tail(z));
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! A target in miniature: it does to a region and to lanes what the firmware does, in a time that a test sets by hand.
+//!
+//! It follows `docs/design.md`, "Outcomes": a mailbox word and a bit for each sender, one acknowledge that answers them all,
+//! counters that are kept beside the records. What a test wants to go wrong, it does by hand.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use host::capture::{Attachment, CaptureWriter, Ended, Ending, LaneAccount, PLAN_ATTACHMENT, RunInfo, VerdictScope};
+use host::plan::{CompiledPlan, PlanRequest, compile};
+use host::report::Report;
+use trace_ring::histogram;
+use trace_ring::layout::{
+    ABI_VERSION, Context, CoreEntry, Directory, FaultEntry, HeadLine, LANES_PER_CORE, LOG_STRIDE, LaneDescriptor,
+    MAGIC, NO_HISTOGRAM, PairSlot, PhaseResult, Truth, clock_flag, conduit, core_state, lay_out, run_state,
+};
+use trace_ring::plan::Plan;
+use trace_ring::reader::Loss;
+use trace_ring::record::{
+    Event, FLAG_DELIVERED, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ENABLED, Retired, SLOT_SHIFT, Words,
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// The counter's frequency: QEMU `virt`'s.
+pub const HZ: u64 = 62_500_000;
+
+/// A message under way.
+#[derive(Clone, Copy, Debug)]
+struct Mail {
+    t: u64,
+    msg: u32,
+    slot: usize,
+}
+
+pub struct Simulator {
+    pub compiled: CompiledPlan,
+    pub scope: VerdictScope,
+    /// Now, ticks.
+    pub now: u64,
+    pub cores: Vec<CoreEntry>,
+    pub slots: Vec<PairSlot>,
+    pub histograms: Vec<u32>,
+    pub phases: Vec<PhaseResult>,
+    pub faults: Vec<FaultEntry>,
+    pub truth: Vec<Truth>,
+    pub state: u32,
+    pub reason: u32,
+    /// Records of every lane.
+    pub lanes: Vec<Vec<Words>>,
+    /// Records `from..to` of a lane are lost before the host sees them.
+    pub lapped: BTreeMap<usize, (usize, usize)>,
+    pub ended: Option<Ended>,
+    pub steal: Option<f64>,
+    pub with_snapshot: bool,
+    pub with_plan: bool,
+    /// Newest message, and newest answered, of each (from, to, INTID).
+    numbers: BTreeMap<(u16, u16, u8), (u32, u32)>,
+    /// What waits for each (receiver, INTID): the newest message of each sender whose bit is set.
+    pending: BTreeMap<(u16, u8), BTreeMap<u16, Mail>>,
+}
+
+impl Simulator {
+    pub fn new(request: PlanRequest) -> Self {
+        let cores = usize::from(request.cores);
+        let deterministic = request.deterministic;
+        let compiled = compile(&request).expect("the plan compiles");
+        let mut aligned = vec![0_u64; compiled.blob.len().div_ceil(8)];
+        aligned.as_mut_bytes()[..compiled.blob.len()].copy_from_slice(&compiled.blob);
+        let plan = Plan::parse(aligned.as_bytes()).expect("the plan is one");
+        let slots: Vec<PairSlot> = plan
+            .slots
+            .iter()
+            .map(|slot| PairSlot {
+                from: slot.from,
+                to: slot.to,
+                phase: slot.phase,
+                intid: slot.intid,
+                state: slot.state,
+                histogram: slot.histogram,
+                min: u64::MAX,
+                ..PairSlot::new_zeroed()
+            })
+            .collect();
+        let entry = |id: usize| CoreEntry {
+            mpidr: ((id as u64 / 16) << 8) | (id as u64 % 16),
+            midr: 0x000F_0510,
+            state: core_state::UP,
+            cntfrq: HZ as u32,
+            read_cost_min: 1,
+            resolution: 1,
+            clock_flags: clock_flag::SKEW_BEFORE | clock_flag::SKEW_AFTER,
+            skew_before_low: -2,
+            skew_before_high: 3,
+            skew_after_low: -1,
+            skew_after_high: 2,
+            ..CoreEntry::new_zeroed()
+        };
+        Simulator {
+            scope: if deterministic { VerdictScope::Instructions } else { VerdictScope::Emulated },
+            now: 1_000_000,
+            cores: (0..cores).map(entry).collect(),
+            histograms: vec![0; plan.header.histogram_count as usize * histogram::STRIDE],
+            phases: vec![PhaseResult::new_zeroed(); plan.header.phase_count as usize],
+            faults: (0..cores).map(|_| FaultEntry::new_zeroed()).collect(),
+            truth: vec![Truth::default(); cores],
+            state: run_state::ENDED,
+            reason: 0,
+            lanes: vec![Vec::new(); cores * LANES_PER_CORE],
+            lapped: BTreeMap::new(),
+            ended: Some(Ended::Complete),
+            steal: None,
+            with_snapshot: true,
+            with_plan: true,
+            numbers: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            slots,
+            compiled,
+        }
+    }
+
+    /// Plan `matrix` of so many cores, in counted instructions.
+    pub fn matrix(cores: u16) -> Self {
+        Simulator::new(PlanRequest {
+            plan: Some("matrix".into()),
+            cores,
+            deterministic: true,
+            ..PlanRequest::default()
+        })
+    }
+
+    /// A plan of all patterns, on a live emulator.
+    pub fn standard(cores: u16) -> Self {
+        Simulator::new(PlanRequest { cores, ..PlanRequest::default() })
+    }
+
+    pub fn emit(&mut self, core: u16, context: Context, event: Event) {
+        let lane = &mut self.lanes[usize::from(core) * LANES_PER_CORE + context as usize];
+        lane.push(event.words(lane.len() as u64));
+    }
+
+    /// The first slot of a pair.
+    pub fn slot(&self, from: u16, to: u16) -> usize {
+        self.slots.iter().position(|slot| (slot.from, slot.to) == (from, to)).expect("the plan has this pair")
+    }
+
+    /// A message is sent now; its window is `window` ticks long. The SGI is not looked at.
+    pub fn send(&mut self, slot: usize, window: u32) -> u32 {
+        let PairSlot { from, to, intid, .. } = self.slots[slot];
+        let number = &mut self.numbers.entry((from, to, intid)).or_default().0;
+        *number += 1;
+        let msg = *number;
+        self.slots[slot].sent += 1;
+        let t = self.now;
+        self.pending.entry((to, intid)).or_default().insert(from, Mail { t, msg, slot });
+        let arg = (slot as u64) << SLOT_SHIFT | u64::from(window);
+        self.emit(from, Context::Thread, Event { t, kind: Kind::Send, flags: 0, peer: to, msg, intid, extra: 0, arg });
+        msg
+    }
+
+    /// The receiver's vector is entered at `entry`; it answers whatever waits for it. Gives how many senders it answered.
+    pub fn acknowledge(&mut self, core: u16, intid: u8, entry: u64) -> usize {
+        let senders = std::mem::take(self.pending.entry((core, intid)).or_default());
+        self.cores[usize::from(core)].acknowledges += 1;
+        let mut delivered = true;
+        for (from, mail) in &senders {
+            let answered = &mut self.numbers.entry((*from, core, intid)).or_default().1;
+            let count = mail.msg - *answered;
+            *answered = mail.msg;
+            let slot = &mut self.slots[mail.slot];
+            let timed = mail.t <= entry;
+            slot.delivered += u64::from(delivered);
+            slot.coalesced += u64::from(count) - u64::from(delivered);
+            match (delivered, timed) {
+                (true, false) => slot.timed_adjust = slot.timed_adjust.wrapping_sub(1),
+                (false, true) => slot.timed_adjust = slot.timed_adjust.wrapping_add(1),
+                _ => {}
+            }
+            if timed {
+                let latency = entry - mail.t;
+                slot.sum += latency;
+                slot.min = slot.min.min(latency);
+                slot.max = slot.max.max(latency);
+                if slot.histogram != NO_HISTOGRAM {
+                    self.histograms[slot.histogram as usize * histogram::STRIDE + histogram::bucket(latency)] += 1;
+                }
+            }
+            let flags = slot.state | if delivered { FLAG_DELIVERED } else { 0 } | if timed { 0 } else { FLAG_UNTIMED };
+            let arg = if timed { mail.t } else { 0 };
+            let extra = u8::try_from(count - 1).unwrap_or(u8::MAX);
+            let event = Event { t: entry, kind: Kind::Receive, flags, peer: *from, msg: mail.msg, intid, extra, arg };
+            self.emit(core, Context::Irq, event);
+            delivered = false;
+        }
+        if senders.is_empty() {
+            self.cores[usize::from(core)].empty_acknowledges += 1;
+            let event =
+                Event { t: entry, kind: Kind::ReceiveEmpty, flags: 0, peer: PEER_ALL, msg: 0, intid, extra: 0, arg: 0 };
+            self.emit(core, Context::Irq, event);
+        }
+        senders.len()
+    }
+
+    /// One message, one answer after so many ticks.
+    pub fn ping(&mut self, slot: usize, latency: u64) {
+        let PairSlot { to, intid, .. } = self.slots[slot];
+        self.send(slot, latency.min(2) as u32);
+        self.acknowledge(to, intid, self.now + latency);
+        self.now += latency + 20;
+    }
+
+    /// One broadcast; `latency` of each receiver.
+    pub fn broadcast(&mut self, first_slot: usize, latency: impl Fn(u16) -> u64) {
+        let PairSlot { from, intid, .. } = self.slots[first_slot];
+        let t = self.now;
+        let arg = (first_slot as u64) << SLOT_SHIFT | 3;
+        let event = Event { t, kind: Kind::Send, flags: 0, peer: PEER_ALL, msg: 1, intid, extra: 0, arg };
+        self.emit(from, Context::Thread, event);
+        for to in (0..self.cores.len() as u16).filter(|to| *to != from) {
+            let slot = first_slot + usize::from(to);
+            let number = &mut self.numbers.entry((from, to, intid)).or_default().0;
+            *number += 1;
+            let mail = Mail { t, msg: *number, slot };
+            self.slots[slot].sent += 1;
+            self.pending.entry((to, intid)).or_default().insert(from, mail);
+            self.acknowledge(to, intid, t + latency(to));
+        }
+        self.now += 100;
+    }
+
+    /// The sender of the newest message of a slot gives it up: `seen` is what the redistributor showed.
+    pub fn retire(&mut self, slot: usize, seen: u64) {
+        let PairSlot { from, to, intid, .. } = self.slots[slot];
+        self.now += self.compiled.meta.timeout_ns * HZ / 1_000_000_000 + 1;
+        self.pending.entry((to, intid)).or_default().remove(&from);
+        let (sent, answered) = self.numbers[&(from, to, intid)];
+        self.numbers.insert((from, to, intid), (sent, sent));
+        let count = u64::from(sent - answered);
+        let reason = if seen == PROBE_ENABLED { Retired::Lost } else { Retired::Unknown };
+        match reason {
+            Retired::Lost => self.slots[slot].lost += count,
+            Retired::Unknown => self.slots[slot].unknown += count,
+        }
+        let arg = seen | count;
+        let (t, extra) = (self.now, reason.code());
+        let event = Event { t, kind: Kind::Retire, flags: 0, peer: to, msg: sent, intid, extra, arg };
+        self.emit(from, Context::Thread, event);
+        self.now += 20;
+    }
+
+    /// A message that nobody takes.
+    pub fn lose(&mut self, slot: usize) {
+        self.send(slot, 2);
+        self.retire(slot, PROBE_ENABLED);
+    }
+
+    /// Runs all timed phases: every pair so often, with the latency that `latency(from, to, round)` says.
+    pub fn run(&mut self, times: u64, latency: impl Fn(u16, u16, u64) -> u64) {
+        for phase in 0..self.phases.len() {
+            self.begin(phase);
+            if self.compiled.meta.phases[phase].timed {
+                for slot in 0..self.slots.len() {
+                    if usize::from(self.slots[slot].phase) == phase && self.up(slot) {
+                        for round in 0..times {
+                            let PairSlot { from, to, .. } = self.slots[slot];
+                            self.ping(slot, latency(from, to, round));
+                        }
+                    }
+                }
+            }
+            self.end(phase);
+        }
+    }
+
+    fn up(&self, slot: usize) -> bool {
+        let up = |core: u16| self.cores[usize::from(core)].state == core_state::UP;
+        up(self.slots[slot].from) && up(self.slots[slot].to)
+    }
+
+    pub fn begin(&mut self, phase: usize) {
+        self.phases[phase].started = self.now;
+    }
+
+    pub fn end(&mut self, phase: usize) {
+        let result = &mut self.phases[phase];
+        result.ended = self.now;
+        result.elapsed += self.now - result.started;
+        result.rounds += 1;
+    }
+
+    pub fn info(&self) -> RunInfo {
+        RunInfo {
+            created: "2026-01-02T03:04:05Z".into(),
+            tool_version: "0.1.0".into(),
+            source: "qemu".into(),
+            machine: "virt".into(),
+            board: "virt".into(),
+            cpu: "max".into(),
+            accel: "tcg".into(),
+            verdict_scope: self.scope,
+            deterministic: self.compiled.meta.deterministic,
+            qemu_version: "10.0.0".into(),
+            qemu_arguments: vec!["-M".into(), "virt".into()],
+            tags: [("lot".to_owned(), "7".to_owned())].into(),
+            plan: self.compiled.meta.clone(),
+            firmware_build_id: "00ff".into(),
+            nonce: 42,
+            cores: self.cores.len() as u16,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The region up to its records, as the target left it.
+    pub fn region_prefix(&self) -> Vec<u8> {
+        let mut aligned = vec![0_u64; self.compiled.blob.len().div_ceil(8)];
+        aligned.as_mut_bytes()[..self.compiled.blob.len()].copy_from_slice(&self.compiled.blob);
+        let plan = Plan::parse(aligned.as_bytes()).expect("the plan is one");
+        let (sections, region_len) = lay_out(plan.shape());
+        let mut region = vec![0; sections.records as usize];
+        let mut directory = Directory::new_zeroed();
+        directory.magic = MAGIC;
+        directory.version = ABI_VERSION;
+        directory.header_len = size_of::<Directory>() as u32;
+        directory.nonce = 42;
+        directory.region_len = region_len;
+        directory.counter_hz = HZ;
+        directory.sections = sections;
+        directory.core_count = self.cores.len() as u32;
+        directory.slot_count = self.slots.len() as u32;
+        directory.histogram_count = plan.header.histogram_count;
+        directory.phase_count = self.phases.len() as u32;
+        directory.log_stride = LOG_STRIDE as u32;
+        directory.gicd_typer = 0x78_0400;
+        directory.gicd_iidr = 0x43B;
+        directory.gicd_pidr2 = 0x30;
+        directory.entry_el = 1;
+        directory.run_el = 1;
+        directory.psci_conduit = conduit::HVC;
+        directory.trace_level = 1;
+        directory.status.state = self.state;
+        directory.status.reason = self.reason;
+        directory.status.rounds = 1;
+        directory.status.cores_up = self.cores.iter().filter(|core| core.state == core_state::UP).count() as u32;
+        directory.status.started = 1_000_000;
+        directory.status.ended = self.now;
+        let heads: Vec<HeadLine> = self
+            .lanes
+            .chunks(LANES_PER_CORE)
+            .map(|lanes| HeadLine {
+                head: std::array::from_fn(|lane| lanes[lane].len() as u64),
+                dropped: [0; LANES_PER_CORE],
+            })
+            .collect();
+        let mut offset = sections.records;
+        let mut descriptors = Vec::new();
+        for (core, program) in plan.programs.iter().enumerate() {
+            for (context, log2) in program.log2_records.iter().enumerate() {
+                descriptors.push(LaneDescriptor {
+                    offset,
+                    log2_records: u32::from(*log2),
+                    context: context as u16,
+                    core: core as u16,
+                    reserved: [0; 2],
+                });
+                offset += 32 << log2;
+            }
+        }
+        let mut put = |offset: u64, bytes: &[u8]| {
+            region[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+        };
+        put(0, directory.as_bytes());
+        put(sections.cores, self.cores.as_bytes());
+        put(sections.heads, heads.as_bytes());
+        put(sections.lanes, descriptors.as_bytes());
+        put(sections.phases, self.phases.as_bytes());
+        put(sections.slots, self.slots.as_bytes());
+        put(sections.histograms, self.histograms.as_bytes());
+        put(sections.faults, self.faults.as_bytes());
+        put(sections.truth, self.truth.as_bytes());
+        region
+    }
+
+    pub fn ending(&self, ended: Ended) -> Ending {
+        let lane = |(index, lane): (usize, &Vec<Words>)| {
+            let lapped = self.lapped.get(&index).map_or(0, |(from, to)| (to - from) as u64);
+            LaneAccount {
+                core: (index / LANES_PER_CORE) as u16,
+                context: (index % LANES_PER_CORE) as u8,
+                written: lane.len() as u64,
+                accepted: lane.len() as u64 - lapped,
+                lapped,
+                torn: 0,
+                dropped: 0,
+            }
+        };
+        Ending {
+            ended,
+            error: None,
+            lanes: self.lanes.iter().enumerate().map(lane).collect(),
+            host_seconds: 1.5,
+            counter_check: None,
+            steal: self.steal,
+        }
+    }
+
+    /// Writes a capture, lanes in pieces and in turn, as a drain would.
+    pub fn write(&self, path: &Path) {
+        let plan = Attachment {
+            name: PLAN_ATTACHMENT.into(),
+            media_type: "application/octet-stream".into(),
+            data: self.compiled.blob.clone(),
+        };
+        let attachments = if self.with_plan { vec![plan] } else { Vec::new() };
+        let mut writer = CaptureWriter::create(path, &self.info(), &attachments).expect("created");
+        let piece = 100;
+        let longest = self.lanes.iter().map(Vec::len).max().unwrap_or(0);
+        for start in (0..longest).step_by(piece) {
+            for (index, lane) in self.lanes.iter().enumerate() {
+                let (core, context) = ((index / LANES_PER_CORE) as u16, (index % LANES_PER_CORE) as u8);
+                let lapped = self.lapped.get(&index).copied().unwrap_or((usize::MAX, usize::MAX));
+                let end = (start + piece).min(lane.len());
+                let mut at = start.min(end);
+                while at < end {
+                    if (lapped.0..lapped.1).contains(&at) {
+                        let until = lapped.1.min(end);
+                        writer.lane_loss(core, context, at as u64, (until - at) as u64, Loss::Lapped).expect("written");
+                        at = until;
+                        continue;
+                    }
+                    let until = if at < lapped.0 { end.min(lapped.0) } else { end };
+                    let bytes: Vec<u8> = lane[at..until].iter().flat_map(|words| words.as_bytes().to_vec()).collect();
+                    writer.lane_records(core, context, at as u64, &bytes).expect("written");
+                    at = until;
+                }
+            }
+            writer.flush_if_due().expect("flushed");
+        }
+        if self.with_snapshot {
+            writer.snapshot(&self.region_prefix()).expect("written");
+        }
+        writer.console("START\nEND\n").expect("written");
+        match self.ended {
+            Some(ended) => writer.finish(&self.ending(ended)).expect("finished"),
+            None => {
+                // What a kill leaves: nothing after the last flush.
+                std::thread::sleep(std::time::Duration::from_millis(260));
+                writer.flush_if_due().expect("flushed");
+                std::mem::forget(writer);
+            }
+        }
+    }
+
+    pub fn report(&self) -> Report {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("run.mcap");
+        self.write(&path);
+        host::report::build(&path).expect("a report")
+    }
+
+    pub fn saved(&self, folder: &Path) -> PathBuf {
+        let path = folder.join("run.mcap");
+        self.write(&path);
+        path
+    }
+}
+
+impl Simulator {
+    /// Whether any message waits for this core.
+    pub fn waits(&self, core: u16) -> bool {
+        self.pending.iter().any(|((to, _), senders)| *to == core && !senders.is_empty())
+    }
+
+    /// Whether the newest message of this slot's pair waits, and is of this slot.
+    pub fn waits_for(&self, slot: usize) -> bool {
+        let PairSlot { from, to, intid, .. } = self.slots[slot];
+        self.pending.get(&(to, intid)).and_then(|senders| senders.get(&from)).is_some_and(|mail| mail.slot == slot)
+    }
+}

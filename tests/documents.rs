@@ -1,0 +1,85 @@
+//! The documents are true: commands of the README run, numbers in the pages are measured again, and files that they name exist.
+
+use system_tests::{can_run, qemu, root};
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn the_readme_s_two_commands_are_what_ci_runs() {
+    let (readme, ci) = (page("README.md"), page(".ci/run"));
+    for command in ["./setup.sh && cargo run --release -p host -- qemu", "./setup.sh && cargo test --workspace"] {
+        assert!(readme.lines().any(|line| line.trim() == command), "README.md has the line `{command}`");
+    }
+    assert!(ci.contains("./setup.sh\n") && ci.contains("cargo test --workspace"), ".ci/run does the same");
+}
+
+#[test]
+fn files_that_the_pages_name_exist() {
+    let pages = ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/measuring.md", "docs/ring-protocol.md"];
+    for name in pages {
+        let text = page(name);
+        // Code spans that look like a path of this project.
+        for span in text.split('`').skip(1).step_by(2) {
+            let looks_so =
+                span.contains('/') && !span.contains([' ', '*', '<', '$', ':']) && !span.starts_with(['/', '.', '-']);
+            let known = ["docs/", "host/", "firmware/", "trace-ring/", "boards/", "tests/", "linker/"];
+            if looks_so && known.iter().any(|folder| span.starts_with(folder)) {
+                assert!(root().join(span).exists(), "{name} names `{span}`, which is not there");
+            }
+        }
+    }
+}
+
+/// The number behind a marker like `<!-- measured: instructions_per_ipi -->` in a page.
+fn stated(text: &str, marker: &str) -> f64 {
+    let tag = format!("<!-- measured: {marker} -->");
+    let line = text.lines().find(|line| line.contains(&tag)).unwrap_or_else(|| panic!("no {tag}"));
+    let number = line.split("**").nth(1).unwrap_or_else(|| panic!("no bold number in: {line}"));
+    number.replace(',', "").parse().unwrap_or_else(|_| panic!("no number: {number}"))
+}
+
+#[test]
+fn measuring_states_the_counts_that_a_run_gives() {
+    if !can_run() {
+        return;
+    }
+    let text = page("docs/measuring.md");
+    let traced = qemu(&["--deterministic", "--plan", "ping"]);
+    let untraced = qemu(&["--deterministic", "--plan", "ping", "--level", "off"]);
+    let count = |run: &system_tests::Run| run.report["instructions_per_ipi"].as_f64().expect("a count");
+    for (marker, measured) in [("traced", count(&traced)), ("untraced", count(&untraced))] {
+        let stated = stated(&text, marker);
+        // Counted, not timed: the same to the printed digit, as long as compiler and QEMU are the same. Half an instruction is
+        // left for a compiler of another version.
+        assert!((stated - measured).abs() < 0.5, "docs/measuring.md states {stated} for {marker}, measured {measured}");
+    }
+}
+
+#[test]
+fn the_readme_shows_what_a_run_prints() {
+    if !can_run() {
+        return;
+    }
+    let readme = page("README.md");
+    let run = qemu(&[]);
+    run.expect(0, "clean");
+    // Numbers differ from run to run; the lines' beginnings do not.
+    for word in
+        ["Target", "Counter", "Time", "Plan", "Outcomes", "Verdict:", "Latency, from the send", "Median by sender"]
+    {
+        assert!(run.stdout.contains(word), "a report has `{word}`\n{run}");
+        assert!(readme.contains(word), "the README's report has `{word}`");
+    }
+}
+
+#[test]
+fn help_of_every_verb_shows_an_example() {
+    let verbs = ["qemu", "report", "plans", "boards", "doctor"];
+    for verb in verbs {
+        let (code, stdout, stderr) = system_tests::run(&root(), &[verb, "--help"]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("Example") && stdout.contains(&format!("ipiscope {verb}")), "{stdout}");
+    }
+}
