@@ -6,17 +6,24 @@ use std::time::{Duration, Instant};
 
 use system_tests::{Run, alone, can_run, command, finish, processes_with, run, scratch_of, wait};
 
-/// A run that lasts until somebody ends it, killed `after` the first records were kept.
+/// A run that lasts until somebody ends it, under way: records were flushed to its capture.
 fn started(folder: &std::path::Path) -> Child {
     let arguments = ["qemu", "--json", "report.json", "--out", "run.mcap", "--plan", "matrix", "--duration", "120s"];
     let child = command(folder, &arguments).spawn().expect("the tool starts");
     let start = Instant::now();
-    // Under way: the capture holds more than its beginning.
-    while std::fs::metadata(folder.join("run.mcap")).map_or(0, |data| data.len()) < 1_000_000 {
+    let size = || std::fs::metadata(folder.join("run.mcap")).map_or(0, |data| data.len());
+    // The capture begins with attachments; then it stands still until the firmware is up, and grows with every flush.
+    let mut begun = None;
+    loop {
+        let now = size();
+        match begun {
+            None if now > 0 && start.elapsed() > Duration::from_millis(300) => begun = Some(now),
+            Some(first) if now > first + 400_000 => return child,
+            _ => {}
+        }
         assert!(start.elapsed() < Duration::from_secs(120), "the run does not get under way");
         std::thread::sleep(Duration::from_millis(20));
     }
-    child
 }
 
 fn signal(name: &str, id: u32) {

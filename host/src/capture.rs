@@ -7,7 +7,7 @@
 //! | tag | message |
 //! |---|---|
 //! | `INFO` | [`RunInfo`] as JSON: what the host knew before the run |
-//! | `LANE` | records of a lane, as they lay in memory |
+//! | `LANE` | records of a lane, as they lay in memory but for their order ([`unfold`]) |
 //! | `LOST` | records of a lane that were missed, and why |
 //! | `SNAP` | a piece of a snapshot: the region without its records |
 //! | `TEXT` | console output |
@@ -383,6 +383,63 @@ impl Head {
     }
 }
 
+/// Writes a batch of records in an order that compresses: each of the four words as the difference from the record before,
+/// and of those first all lowest bytes, then all second ones, and so on. Most bytes are then runs of one value: a third of
+/// the size, and several times the speed both ways, which the live drain and every analysis pay for.
+fn fold(records: &[u8], into: &mut Vec<u8>) {
+    let count = records.len() / RECORD_BYTES as usize;
+    into.clear();
+    into.resize(count * RECORD_BYTES as usize, 0);
+    if count == 0 {
+        return;
+    }
+    for (column, planes) in into.chunks_exact_mut(8 * count).enumerate() {
+        let mut before = 0;
+        for (index, record) in records.chunks_exact(RECORD_BYTES as usize).enumerate() {
+            let word = word_of(record, column);
+            let step = word.wrapping_sub(before).to_le_bytes();
+            before = word;
+            for (plane, byte) in planes.chunks_exact_mut(count).zip(step) {
+                plane[index] = byte;
+            }
+        }
+    }
+}
+
+/// The inverse of [`fold`].
+fn unfold(folded: &[u8], into: &mut Vec<u8>) {
+    let count = folded.len() / RECORD_BYTES as usize;
+    into.clear();
+    into.resize(count * RECORD_BYTES as usize, 0);
+    if count == 0 {
+        return;
+    }
+    let mut steps = vec![0_u64; count];
+    for (column, planes) in folded.chunks_exact(8 * count).enumerate().take(4) {
+        steps.fill(0);
+        for (plane, shift) in planes.chunks_exact(count).zip((0..64).step_by(8)) {
+            // Most planes hold nothing but zeroes.
+            if plane.iter().any(|byte| *byte != 0) {
+                for (step, byte) in steps.iter_mut().zip(plane) {
+                    *step |= u64::from(*byte) << shift;
+                }
+            }
+        }
+        let mut before = 0_u64;
+        for (step, record) in steps.iter().zip(into.chunks_exact_mut(RECORD_BYTES as usize)) {
+            before = before.wrapping_add(*step);
+            if let Some(word) = record.get_mut(8 * column..8 * column + 8) {
+                word.copy_from_slice(&before.to_le_bytes());
+            }
+        }
+    }
+}
+
+fn word_of(record: &[u8], column: usize) -> u64 {
+    let bytes = record.get(8 * column..).and_then(|rest| rest.first_chunk());
+    u64::from_le_bytes(bytes.copied().unwrap_or_default())
+}
+
 const fn loss_code(cause: Loss) -> u8 {
     match cause {
         Loss::Lapped => 0,
@@ -424,6 +481,7 @@ pub struct CaptureWriter {
     synced: Instant,
     sync: mpsc::Sender<()>,
     buffer: Vec<u8>,
+    folded: Vec<u8>,
     sequence: u32,
     keep: Keep,
     worst: BinaryHeap<Reverse<Worst>>,
@@ -491,6 +549,7 @@ impl CaptureWriter {
             synced: now,
             sync,
             buffer: Vec::new(),
+            folded: Vec::new(),
             sequence: 0,
             keep: info.plan.keep,
             worst: BinaryHeap::new(),
@@ -504,7 +563,7 @@ impl CaptureWriter {
     pub fn lane_records(&mut self, core: u16, context: u8, first: u64, bytes: &[u8]) -> Result<(), CaptureError> {
         match self.keep {
             Keep::Worst(count) => self.sift(core, context, first, bytes, count),
-            Keep::All | Keep::None => self.lane(Head { core, context, first, ..Head::plain(LANE) }, bytes),
+            Keep::All | Keep::None => self.records(core, context, first, bytes),
         }
     }
 
@@ -540,7 +599,7 @@ impl CaptureWriter {
         let mut worst: Vec<Worst> = std::mem::take(&mut self.worst).into_iter().map(|Reverse(worst)| worst).collect();
         worst.sort_unstable_by_key(|worst| (worst.core, worst.context, worst.index));
         for Worst { core, context, index: first, bytes, .. } in worst {
-            self.lane(Head { core, context, first, ..Head::plain(LANE) }, &bytes)?;
+            self.records(core, context, first, &bytes)?;
         }
         self.other(Head::plain(DONE), &json(ending))?;
         self.writer.finish().map_err(|error| write_error(&self.path, error))?;
@@ -572,6 +631,14 @@ impl CaptureWriter {
             let _ = self.sync.send(());
         }
         Ok(())
+    }
+
+    fn records(&mut self, core: u16, context: u8, first: u64, bytes: &[u8]) -> Result<(), CaptureError> {
+        let mut folded = std::mem::take(&mut self.folded);
+        fold(bytes, &mut folded);
+        let written = self.lane(Head { core, context, first, ..Head::plain(LANE) }, &folded);
+        self.folded = folded;
+        written
     }
 
     fn lane(&mut self, head: Head, body: &[u8]) -> Result<(), CaptureError> {
@@ -618,7 +685,7 @@ impl CaptureWriter {
                     self.worst.push(Reverse(Worst { latency, core, context, index: record.index, bytes }));
                 }
                 Kind::Send | Kind::Receive | Kind::Stage => {}
-                _ => self.lane(Head { core, context, first: record.index, ..Head::plain(LANE) }, raw)?,
+                _ => self.records(core, context, record.index, raw)?,
             }
         }
         Ok(())
@@ -834,6 +901,7 @@ impl Capture {
         let read = |error| CaptureError::Read { path: self.path.clone(), error };
         let mut file = File::open(&self.path).map_err(read)?;
         let mut damage = self.damage;
+        let mut records = Vec::new();
         for place in &self.lane_chunks {
             let bytes = read_place(&mut file, *place).map_err(read)?;
             let whole = messages(&bytes, |message| {
@@ -841,7 +909,10 @@ impl Capture {
                     Some(Ok((head, body))) if usize::from(head.context) < LANES_PER_CORE => {
                         let Head { core, context, first, count, .. } = head;
                         match head.tag {
-                            LANE => visit(Batch::Records { core, context, first, bytes: body }),
+                            LANE => {
+                                unfold(body, &mut records);
+                                visit(Batch::Records { core, context, first, bytes: &records });
+                            }
                             LOST => visit(Batch::Lost { core, context, first, count, cause: loss_from(head.cause) }),
                             _ => {}
                         }
@@ -1073,4 +1144,40 @@ impl RegionSource for SnapshotSource<'_> {
 /// The name of a lane's context by its index.
 pub fn context_name(context: u8) -> &'static str {
     Context::ALL.get(usize::from(context)).map_or("unknown", |context| context.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back_from_folding_as_they_were() {
+        for count in [0, 1, 2, 100] {
+            let bytes: Vec<u8> =
+                (0..count * 32_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+            let (mut folded, mut unfolded) = (Vec::new(), Vec::new());
+            fold(&bytes, &mut folded);
+            assert_eq!(folded.len(), bytes.len());
+            unfold(&folded, &mut unfolded);
+            assert_eq!(unfolded, bytes);
+        }
+        // What is no whole number of records gives the whole ones, and no panic.
+        let mut unfolded = Vec::new();
+        unfold(&[7; 77], &mut unfolded);
+        assert_eq!(unfolded.len(), 64);
+    }
+
+    #[test]
+    fn a_message_with_any_bit_flipped_is_refused() {
+        let mut message = Vec::new();
+        let head = Head { tag: LANE, core: 511, context: 1, cause: 0, first: 1 << 40, count: 7 };
+        head.encode(b"body", &mut message);
+        assert_eq!(Head::decode(&message), Some(Ok((head, &b"body"[..]))));
+        for bit in 0..message.len() * 8 {
+            let mut damaged = message.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Head::decode(&damaged), None, "bit {bit}");
+        }
+        assert_eq!(Head::decode(&message[..20]), None);
+    }
 }

@@ -381,7 +381,8 @@ struct Joiner {
     broadcasts: HashMap<(u16, u8), VecDeque<Broadcast>>,
     /// Flows of each sender with answers that may be those of a broadcast.
     waiting: Vec<Vec<u32>>,
-    receivers: HashMap<(u16, u8), Receiver>,
+    /// By core and INTID.
+    receivers: Vec<Receiver>,
     slots: Vec<(u16, u16, u16, u8, ReceiverState)>,
     tallies: Vec<Tally>,
     held: usize,
@@ -427,7 +428,7 @@ impl Joiner {
             flow_slots,
             broadcasts: HashMap::new(),
             waiting: vec![Vec::new(); cores],
-            receivers: HashMap::new(),
+            receivers: std::iter::repeat_with(Receiver::default).take(cores * INTIDS).collect(),
             tallies: slots
                 .iter()
                 .map(|_| Tally {
@@ -535,7 +536,9 @@ impl Joiner {
             }
             Kind::Receive => {
                 let Some(flow) = self.flow(event.peer, core, event.intid) else { return };
-                self.receivers.entry((core, event.intid)).or_default().answered = Some(event.t);
+                if let Some(receiver) = self.receiver(core, event.intid) {
+                    receiver.answered = Some(event.t);
+                }
                 let (t, arg, msg, extra, flags) = (event.t, event.arg, event.msg, event.extra, event.flags);
                 if let Some(known) = self.flows.get_mut(flow) {
                     known.answers.push_back(Answer { t, arg, msg, extra, flags, retirement: false });
@@ -554,7 +557,10 @@ impl Joiner {
                 self.advance(flow, false);
             }
             Kind::ReceiveEmpty => {
-                let receiver = self.receivers.entry((core, event.intid)).or_default();
+                let Some(receiver) = self.receiver(core, event.intid) else {
+                    self.bad += 1;
+                    return;
+                };
                 let since = receiver.answered.and_then(|answered| event.t.checked_sub(answered));
                 receiver.empty.push((event.t, since));
                 if receiver.empty.len() >= MOST_EVIDENCE {
@@ -578,6 +584,11 @@ impl Joiner {
             }
             _ => {}
         }
+    }
+
+    fn receiver(&mut self, core: u16, intid: u8) -> Option<&mut Receiver> {
+        let inside = usize::from(intid) < INTIDS;
+        self.receivers.get_mut(usize::from(core) * INTIDS + usize::from(intid)).filter(|_| inside)
     }
 
     fn flow(&mut self, from: u16, to: u16, intid: u8) -> Option<usize> {
@@ -725,7 +736,9 @@ impl Joiner {
             }
             if !lost {
                 // Its SGI may still be taken, and will then find nothing.
-                self.receivers.entry((to, intid)).or_default().credits.push((answer.t, u64::MAX));
+                if let Some(receiver) = self.receiver(to, intid) {
+                    receiver.credits.push((answer.t, u64::MAX));
+                }
             }
             return;
         }
@@ -762,21 +775,23 @@ impl Joiner {
         let early = !timed || end.is_none_or(|end| answer.t < end);
         if early {
             let until = end.unwrap_or(answer.t).max(answer.t).saturating_add(self.timeout);
-            self.receivers.entry((to, intid)).or_default().credits.push((start, until));
+            if let Some(receiver) = self.receiver(to, intid) {
+                receiver.credits.push((start, until));
+            }
             self.shed(to, intid);
         }
     }
 
     /// Keeps the list of credits short.
     fn shed(&mut self, core: u16, intid: u8) {
-        let Some(receiver) = self.receivers.get_mut(&(core, intid)) else { return };
+        let Some(receiver) = self.receiver(core, intid) else { return };
         if receiver.credits.len() < 4 * MOST_EVIDENCE {
             return;
         }
         let newest = receiver.credits.iter().map(|credit| credit.0).max().unwrap_or(0);
         let horizon = newest.saturating_sub(self.timeout.saturating_mul(4));
         self.explain(core, intid, horizon);
-        if let Some(receiver) = self.receivers.get_mut(&(core, intid))
+        if let Some(receiver) = self.receiver(core, intid)
             && receiver.credits.len() >= 4 * MOST_EVIDENCE
         {
             // Still too many: the newest half explains what is still to come.
@@ -786,7 +801,7 @@ impl Joiner {
 
     /// Which of the empty acknowledges up to `horizon` are legal; the others are reported.
     fn explain(&mut self, core: u16, intid: u8, horizon: u64) {
-        let Some(receiver) = self.receivers.get_mut(&(core, intid)) else { return };
+        let Some(receiver) = self.receiver(core, intid) else { return };
         let mut credits = std::mem::take(&mut receiver.credits);
         let mut empty = std::mem::take(&mut receiver.empty);
         credits.sort_unstable();
@@ -849,11 +864,10 @@ impl Joiner {
         for flow in 0..self.flows.len() {
             self.advance(flow, true);
         }
-        let receivers: Vec<(u16, u8)> = self.receivers.keys().copied().collect();
-        let mut receivers = receivers;
-        receivers.sort_unstable();
-        for (core, intid) in receivers {
-            self.explain(core, intid, u64::MAX);
+        for core in 0..self.cores as u16 {
+            for intid in 0..INTIDS as u8 {
+                self.explain(core, intid, u64::MAX);
+            }
         }
     }
 
