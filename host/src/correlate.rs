@@ -956,7 +956,10 @@ impl Joiner {
         }
         for (count, what) in [
             (self.bad, "records are damaged and were left out"),
-            (self.homeless, "answers belong to no pair of the plan that could be found, and were left out"),
+            (
+                if info.plan.keep == Keep::All { self.homeless } else { 0 },
+                "answers belong to no pair of the plan that could be found, and were left out",
+            ),
             (self.overflowed, "messages were given up because too many waited for records that did not come"),
             (
                 contradictions,

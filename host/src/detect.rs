@@ -227,7 +227,9 @@ pub fn detect(evidence: &Evidence<'_>) -> Findings {
         let to = if detector.judges_latency() && evidence.live() { &mut advisories } else { &mut suspects };
         to.extend(found);
     }
-    if let Some(steal) = evidence.ending.and_then(|ending| ending.steal).filter(|steal| *steal >= 0.1) {
+    // Counted instructions don't mind a busy host.
+    let steal = evidence.ending.and_then(|ending| ending.steal).filter(|_| !evidence.info.deterministic);
+    if let Some(steal) = steal.filter(|steal| *steal >= 0.1) {
         advisories.push(Suspect {
             core: None,
             role: Role::Host,

@@ -589,7 +589,8 @@ impl<'a> Compiler<'a> {
         }
         if !self.skipped.is_empty() {
             let names = self.skipped.join("`, `");
-            self.notes.push(format!("left out of the plan, because nobody is left to send from or to: `{names}`"));
+            self.notes
+                .push(format!("phases left out at this number of cores, or with these --from and --to: `{names}`"));
         }
         let duration_ns = request.duration.map_or(0, saturating_ns);
         for core in &mut self.cores {
