@@ -12,12 +12,17 @@ impl Report {
     }
 }
 
-/// The report of a run that left no capture: what `--json` writes then.
+/// The report of a run that left no capture: what `--json` writes then. `ended` is null where nothing was started.
 pub fn error_report(kind: &str, message: &str, next_step: &str) -> Value {
+    let ended = match kind {
+        "interrupted" | "deadline" => Some(kind),
+        "target" => Some("target_died"),
+        _ => None,
+    };
     json!({
         "schema": SCHEMA,
         "verdict": "incomplete",
-        "ended": null,
+        "ended": ended,
         "error": { "kind": kind, "message": message, "next_step": next_step },
     })
 }
