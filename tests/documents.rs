@@ -17,7 +17,14 @@ fn the_readme_s_two_commands_are_what_ci_runs() {
 
 #[test]
 fn files_that_the_pages_name_exist() {
-    let pages = ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/measuring.md", "docs/ring-protocol.md"];
+    let pages = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/design.md",
+        "docs/measuring.md",
+        "docs/ring-protocol.md",
+        "docs/plans.md",
+    ];
     for name in pages {
         let text = page(name);
         // Code spans that look like a path of this project.
@@ -82,4 +89,19 @@ fn help_of_every_verb_shows_an_example() {
         assert_eq!(code, 0, "{stderr}");
         assert!(stdout.contains("Example") && stdout.contains(&format!("ipiscope {verb}")), "{stdout}");
     }
+}
+
+#[test]
+fn the_example_of_the_plans_page_runs() {
+    if !can_run() {
+        return;
+    }
+    let text = page("docs/plans.md");
+    let example = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("mine.toml");
+    std::fs::write(&file, example).expect("a plan");
+    let run = qemu(&["--deterministic", "--plan", file.to_str().expect("a path")]);
+    run.expect(0, "clean");
+    assert_eq!(run.text("/plan/name"), "mine");
 }

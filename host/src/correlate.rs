@@ -394,6 +394,8 @@ struct Joiner {
     bad: u64,
     homeless: u64,
     overflowed: u64,
+    /// Whether the capture was made to hold every record.
+    keeps_all: bool,
     /// T and the probe's time in ticks.
     timeout: u64,
     probe: u64,
@@ -448,6 +450,7 @@ impl Joiner {
             bad: 0,
             homeless: 0,
             overflowed: 0,
+            keeps_all: info.plan.keep == Keep::All,
             timeout: ticks(info.plan.timeout_ns).max(1),
             probe: ticks(info.plan.probe_ns).max(1),
         }
@@ -826,6 +829,12 @@ impl Joiner {
         let kept =
             open.into_iter().map(|std::cmp::Reverse(until)| (horizon, until)).filter(|(_, until)| *until > horizon);
         receiver.credits = kept.chain(credits).collect();
+        // What explains an acknowledge stands in the same lane: where records of it are missing, by loss or by choice, nobody
+        // can say that nothing does.
+        let lane = self.lanes.get(usize::from(core) * LANES_PER_CORE + Context::Irq as usize);
+        if !self.keeps_all || lane.is_none_or(|lane| lane.lost() > 0) {
+            return;
+        }
         for (t, since) in unexplained {
             let duplicate = since.is_some_and(|since| since <= self.probe);
             self.unexplained(Reception { core, intid, t, duplicate });
