@@ -1,13 +1,23 @@
 //! Instruction counts and bit-identical runs: what `--deterministic` promises, and the numbers that the project stands for.
 
+use std::collections::BTreeMap;
+
 use host::capture::{Batch, Capture};
 use system_tests::{Run, can_run, qemu, run};
+use trace_ring::layout::PairSlot;
 use trace_ring::reader::Region;
 
-/// All that must be the same in two deterministic runs: lane records, pair counters, histograms, phases.
-fn content(run: &Run) -> (Vec<(u16, u8, u64, Vec<u8>)>, Vec<trace_ring::layout::PairSlot>, Vec<u32>) {
+/// All that must be the same in two deterministic runs.
+struct Content {
+    /// By core and context: number of the first record, and all records' bytes.
+    lanes: BTreeMap<(u16, u8), (u64, Vec<u8>)>,
+    slots: Vec<PairSlot>,
+    histograms: Vec<u32>,
+}
+
+fn content(run: &Run) -> Content {
     let capture = Capture::open(&run.capture).expect("a capture");
-    let mut lanes: std::collections::BTreeMap<(u16, u8), (u64, Vec<u8>)> = std::collections::BTreeMap::new();
+    let mut lanes: BTreeMap<(u16, u8), (u64, Vec<u8>)> = BTreeMap::new();
     capture
         .lanes(|batch| {
             // Batches are cut by the host's polling: only their content counts.
@@ -21,8 +31,7 @@ fn content(run: &Run) -> (Vec<(u16, u8, u64, Vec<u8>)>, Vec<trace_ring::layout::
     let region = Region::open(&mut snapshot).expect("a region");
     let slots = region.slots(&mut snapshot).expect("slots");
     let histograms = region.histograms(&mut snapshot).expect("histograms");
-    let lanes = lanes.into_iter().map(|((core, context), (first, bytes))| (core, context, first, bytes)).collect();
-    (lanes, slots, histograms)
+    Content { lanes, slots, histograms }
 }
 
 #[test]
@@ -35,11 +44,11 @@ fn two_deterministic_runs_are_bit_identical() {
         first.expect(0, "clean");
         second.expect(0, "clean");
         let (one, other) = (content(&first), content(&second));
-        let bytes: usize = one.0.iter().map(|lane| lane.3.len()).sum();
-        assert!(bytes > 100_000 && one.2.iter().any(|count| *count > 0), "there is something to compare");
-        assert!(one.0 == other.0, "lane records differ between two runs of {plan}");
-        assert!(one.1 == other.1, "pair counters differ between two runs of {plan}");
-        assert!(one.2 == other.2, "histograms differ between two runs of {plan}");
+        let bytes: usize = one.lanes.values().map(|lane| lane.1.len()).sum();
+        assert!(bytes > 100_000 && one.histograms.iter().any(|count| *count > 0), "there is something to compare");
+        assert!(one.lanes == other.lanes, "lane records differ between two runs of {plan}");
+        assert!(one.slots == other.slots, "pair counters differ between two runs of {plan}");
+        assert!(one.histograms == other.histograms, "histograms differ between two runs of {plan}");
     }
 }
 
