@@ -97,3 +97,24 @@ fn a_deterministic_run_does_not_hang_on_the_host() {
     let (code, ..) = run(first.folder.path(), &["report", "run.mcap"]);
     assert_eq!(code, first.code);
 }
+
+#[test]
+fn stages_are_timed_where_they_are_recorded() {
+    if !can_run() {
+        return;
+    }
+    let run = qemu(&["--deterministic", "--plan", "ping", "--level", "stages"]);
+    run.expect(0, "clean");
+    let stages = run.report["stages"].as_array().expect("stages");
+    let of = |name: &str| {
+        let stage = stages.iter().find(|stage| stage["stage"] == name && stage["core"] == 1);
+        stage.unwrap_or_else(|| panic!("no stage {name} of core 1\n{run}"))
+    };
+    for name in ["entry_to_acknowledge", "acknowledge_to_end"] {
+        assert_eq!(of(name)["n"], 65_536, "{run}");
+        assert!(of(name)["p50_ns"].as_f64() > Some(5.0), "{run}");
+    }
+    // Without it nothing is said of stages.
+    let plain = qemu(&["--deterministic", "--plan", "self"]);
+    assert_eq!(plain.report["stages"].as_array().map(Vec::len), Some(0));
+}

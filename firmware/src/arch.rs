@@ -152,9 +152,3 @@ pub fn clean_to_memory(start: u64, length: u64) {
     }
     synchronize();
 }
-
-/// Makes instructions written as data visible to instruction fetch everywhere, and drops all translations of EL1.
-pub fn invalidate_translations() {
-    // SAFETY: only caches of translations are dropped; the tables are whole.
-    unsafe { asm!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb", options(nostack, preserves_flags)) };
-}

@@ -278,6 +278,37 @@ secondary_high:
     bl secondary_main
     b .
 
+// --- from the boot tables to the final ones -------------------------------------------------------------------------
+// replace_tables(x0 TTBR0, x1 TTBR1, x2 where the image is minus where it was linked), at the linked address.
+//
+// The new tables map the same addresses in other sizes, so no translation of the old ones may be cached when the new ones
+// come into force (break before make: DDI 0487, D8.16.1). Each half is replaced by way of an empty table, while the code runs
+// in the other half. Touches no memory.
+    .global replace_tables
+replace_tables:
+    adr x3, 1f
+    add x3, x3, x2
+    br x3
+1:  adrp x4, _boot_tables_empty           // physical: we run where the image is
+    msr ttbr1_el1, x4
+    isb
+    tlbi vmalle1
+    dsb nsh
+    isb
+    msr ttbr1_el1, x1
+    isb
+    adr x3, 2f
+    sub x3, x3, x2
+    br x3
+2:  msr ttbr0_el1, x4
+    isb
+    tlbi vmalle1
+    dsb nsh
+    isb
+    msr ttbr0_el1, x0
+    isb
+    ret
+
 // A core that came up at EL3 beside the boot core: waits for its line in the release table.
 // { count, (mpidr, arguments)[count] }, whose address the boot core writes last.
 park:

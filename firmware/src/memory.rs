@@ -8,7 +8,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::arch::{self, read_register, write_register};
+use crate::arch::{self, read_register};
 use crate::machine::{Range, Ranges};
 
 const PAGE: u64 = 4096;
@@ -67,6 +67,7 @@ static TABLES: Pool = Pool(core::cell::UnsafeCell::new([const { Table([0; 512]) 
 static TABLES_USED: AtomicUsize = AtomicUsize::new(0);
 
 unsafe extern "C" {
+    fn replace_tables(low: u64, high: u64, offset: u64);
     static _image_start: u8;
     static _text_start: u8;
     static _text_end: u8;
@@ -168,15 +169,19 @@ impl Tables {
         (image_physical(self.low as u64, self.load), image_physical(self.high as u64, self.load))
     }
 
-    /// Makes these tables the ones in force on this core. Later additions to them need [`arch::publish_stores`] only: no
-    /// entry that was valid changes.
+    /// Makes these tables the ones in force on the boot core, in place of the boot stub's. Later additions to them need a
+    /// DSB and an ISB only ([`Tables::publish`]): no entry that was valid changes.
     pub fn activate(&self) {
         let (low, high) = self.roots();
         arch::publish_stores();
-        write_register!("ttbr0_el1", low);
-        write_register!("ttbr1_el1", high);
+        // SAFETY: both tables map the image where it was linked and the stub where it is; the routine touches no memory.
+        unsafe { replace_tables(low, high, self.load.wrapping_sub(symbol!(_image_start))) };
+    }
+
+    /// Makes entries that were added usable on this core.
+    pub fn publish(&self) {
+        arch::publish_stores();
         arch::instruction_barrier();
-        arch::invalidate_translations();
     }
 
     /// Cleans all tables to memory, for cores that walk them before their caches are on.

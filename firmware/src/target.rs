@@ -137,8 +137,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     if let Some(uart) = machine.console
         && tables.map_identity(uart.base, 4096, Attribute::Device).is_some()
     {
-        arch::publish_stores();
-        arch::instruction_barrier();
+        tables.publish();
         console::open(uart);
     }
     if let Err(error) = read {
@@ -169,8 +168,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         "page tables: the plan can't be mapped at {:#x}",
         machine.plan.start
     );
-    arch::publish_stores();
-    arch::instruction_barrier();
+    tables.publish();
     // SAFETY: mapped above, and never written again.
     let bytes = unsafe { core::slice::from_raw_parts(machine.plan.start as *const u8, machine.plan.length as usize) };
     let plan = match Plan::parse(bytes) {
@@ -212,8 +210,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     for region in machine.redistributors.iter() {
         must!(tables.map_identity(region.start, region.length, Attribute::Device), "page tables: no room");
     }
-    arch::publish_stores();
-    arch::instruction_barrier();
+    tables.publish();
     if non_cacheable {
         // Lines that an earlier owner left dirty must not be written over the rings later.
         arch::clean_to_memory(base + work, region_length);
@@ -348,8 +345,7 @@ fn find_tree(tables: &mut Tables, x0: u64, locator: &Locator) -> (u64, usize) {
         if tables.map_identity(candidate, 8, Attribute::ReadOnly).is_none() {
             continue;
         }
-        arch::publish_stores();
-        arch::instruction_barrier();
+        tables.publish();
         // SAFETY: mapped above; a loader that passes an address in x0 passes one that can be read.
         let header = unsafe { core::ptr::read_volatile(candidate as *const [u32; 2]) };
         let (magic, length) = (u32::from_be(header[0]), u32::from_be(header[1]) as u64);
@@ -358,8 +354,7 @@ fn find_tree(tables: &mut Tables, x0: u64, locator: &Locator) -> (u64, usize) {
                 tables.map_identity(candidate, length, Attribute::ReadOnly),
                 "page tables: the device tree can't be mapped at {candidate:#x}"
             );
-            arch::publish_stores();
-            arch::instruction_barrier();
+            tables.publish();
             return (candidate, length as usize);
         }
     }
@@ -626,8 +621,8 @@ fn start_secondaries(
         set_core_state(core, core_state::STARTING);
         waiting[id] = arguments;
     }
+    tables.publish();
     tables.clean();
-    arch::invalidate_translations();
     let boot_time = clock::ticks(shared.plan.header.boot_ns);
     if entry_el == 3 {
         for (core, arguments) in machine.cores.iter().zip(waiting).filter(|(_, arguments)| *arguments != 0) {

@@ -252,11 +252,10 @@ fn named<T: Copy + Send + Sync + 'static>(
 }
 
 fn level() -> impl clap::builder::TypedValueParser<Value = TraceLevel> {
-    const VALUES: [(&str, TraceLevel); 4] = [
+    const VALUES: [(&str, TraceLevel); 3] = [
         (TraceLevel::Ipi.name(), TraceLevel::Ipi),
         (TraceLevel::Off.name(), TraceLevel::Off),
         (TraceLevel::Stages.name(), TraceLevel::Stages),
-        (TraceLevel::Calls.name(), TraceLevel::Calls),
     ];
     named(&VALUES)
 }

@@ -16,7 +16,7 @@ use trace_ring::layout::{
 };
 use trace_ring::plan::{Plan, TraceLevel};
 use trace_ring::reader::{Loss, Region};
-use trace_ring::record::{
+use trace_ring::record::{Event, 
     FLAG_DELIVERED, FLAG_STATE_MASK, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING,
     RECORD_BYTES, ReceiverState, Record, Retired,
 };
@@ -255,6 +255,8 @@ pub struct Ipis {
     pub misrouted: Vec<Misrouted>,
     /// Messages that were given up, the first ones.
     pub given_up: Vec<GivenUp>,
+    /// Stages of the interrupts of each core, where they were recorded (level `stages`).
+    pub stages: Vec<Stages>,
     /// Lanes, [`LANES_PER_CORE`] a core.
     pub lanes: Vec<LaneTally>,
     /// Records in the capture that are ones.
@@ -352,6 +354,45 @@ struct Broadcast {
     slot: u32,
 }
 
+/// How long the stages of one core's interrupts took, ticks.
+#[derive(Clone, Debug)]
+pub struct Stages {
+    /// From the vector's stamp to after the acknowledge.
+    pub entry_to_acknowledge: Samples,
+    /// From there to after the end of interrupt.
+    pub acknowledge_to_end: Samples,
+    /// The stamp after the acknowledge of the interrupt whose records are being read, and whether its entry was seen.
+    open: Option<(u64, bool)>,
+}
+
+impl Stages {
+    fn new() -> Self {
+        const KEPT: usize = 1 << 16;
+        Stages { entry_to_acknowledge: Samples::new(KEPT), acknowledge_to_end: Samples::new(KEPT), open: None }
+    }
+
+    /// One record of the IRQ lane: the acknowledge's stamp comes first, then what was received, then the end's stamp.
+    fn see(&mut self, event: &Event) {
+        match (event.kind, event.extra) {
+            (Kind::Stage, 0) => self.open = Some((event.t, false)),
+            (Kind::Stage, _) => {
+                if let Some(took) = self.open.take().and_then(|(acknowledged, _)| event.t.checked_sub(acknowledged)) {
+                    self.acknowledge_to_end.push(took);
+                }
+            }
+            (Kind::Receive | Kind::ReceiveEmpty, _) => {
+                if let Some((acknowledged, entered @ false)) = &mut self.open {
+                    *entered = true;
+                    if let Some(took) = acknowledged.checked_sub(event.t) {
+                        self.entry_to_acknowledge.push(took);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// What a receiver has to explain, for one INTID.
 #[derive(Debug, Default)]
 struct Receiver {
@@ -386,6 +427,7 @@ struct Joiner {
     slots: Vec<(u16, u16, u16, u8, ReceiverState)>,
     tallies: Vec<Tally>,
     held: usize,
+    stages: Vec<Stages>,
     receptions: Vec<Reception>,
     duplicate: u64,
     spurious: u64,
@@ -442,6 +484,7 @@ impl Joiner {
                 .collect(),
             slots,
             held: 0,
+            stages: std::iter::repeat_with(Stages::new).take(cores).collect(),
             receptions: Vec::new(),
             duplicate: 0,
             spurious: 0,
@@ -460,6 +503,9 @@ impl Joiner {
         match batch {
             Batch::Records { core, context, first, bytes } => self.lane_records(core, context, first, bytes),
             Batch::Lost { core, context, first, count, cause } => {
+                if context == Context::Irq as u8 {
+                    self.forget_stage(core);
+                }
                 let Some(lane) = self.lane(core, context) else { return };
                 match cause {
                     Loss::Dropped => lane.dropped = lane.dropped.saturating_add(count),
@@ -491,12 +537,20 @@ impl Joiner {
         let gap = first.saturating_sub(lane.next);
         lane.missing = lane.missing.saturating_add(gap);
         lane.next = lane.next.max(first.saturating_add(count));
+        if gap > 0 && context == Context::Irq as u8 {
+            self.forget_stage(core);
+        }
         let mut whole = 0;
         for (chunk, index) in bytes.chunks_exact(RECORD_BYTES as usize).zip(first..).skip(skip as usize) {
             let Some(chunk) = chunk.first_chunk() else { continue };
             match Record::from_bytes(chunk, index) {
                 Some(record) => {
                     whole += 1;
+                    if context == Context::Irq as u8
+                        && let Some(stages) = self.stages.get_mut(usize::from(core))
+                    {
+                        stages.see(&record.event);
+                    }
                     self.record(core, &record);
                 }
                 None => self.bad += 1,
@@ -512,6 +566,13 @@ impl Joiner {
             for flow in waiting {
                 self.advance(flow as usize, false);
             }
+        }
+    }
+
+    /// Records of the core's IRQ lane are missing: what was under way has no end.
+    fn forget_stage(&mut self, core: u16) {
+        if let Some(stages) = self.stages.get_mut(usize::from(core)) {
+            stages.open = None;
         }
     }
 
@@ -989,6 +1050,7 @@ impl Joiner {
             spurious: self.spurious,
             misrouted,
             given_up: self.given_up,
+            stages: self.stages,
             lanes: self.lanes,
             records: self.records,
             view,

@@ -335,6 +335,23 @@ pub struct Stage {
     pub latency: Latency,
 }
 
+/// The stages of every core that recorded some.
+fn stages(ipis: &Ipis, tick_ns: f64) -> Vec<Stage> {
+    let mut list = Vec::new();
+    for (core, stages) in (0..).zip(&ipis.stages) {
+        for (name, samples) in [
+            ("entry_to_acknowledge", &stages.entry_to_acknowledge),
+            ("acknowledge_to_end", &stages.acknowledge_to_end),
+        ] {
+            if !samples.is_empty() {
+                let latency = Latency::of(samples.clone().summary(1.0), tick_ns);
+                list.push(Stage { stage: name.into(), kind: "sgi".into(), core, latency });
+            }
+        }
+    }
+    list
+}
+
 /// A fault that was put in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Injected {
@@ -488,7 +505,7 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
         },
         phases,
         pairs: pairs(capture, &ipis, tick_ns),
-        stages: Vec::new(),
+        stages: stages(&ipis, tick_ns),
         suspects: findings.suspects,
         advisories: findings.advisories,
         injected: injected(capture, view),

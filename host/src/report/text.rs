@@ -31,6 +31,7 @@ impl Report {
         page.header();
         page.phases();
         page.matrices();
+        page.stages();
         page.outcomes();
         page.suspects("Suspects", &self.suspects, AnsiColor::Red, LISTED);
         page.suspects("Worth a look (not judged)", &self.advisories, AnsiColor::Yellow, ADVISED);
@@ -232,6 +233,39 @@ impl Page<'_> {
             column.set_padding((0, 1));
         }
         self.put(&table);
+    }
+
+    /// At most this many cores are told one by one, those with the longest stages.
+    fn stages(&mut self) {
+        const MOST: usize = 16;
+        let report = self.report;
+        if report.stages.is_empty() {
+            return;
+        }
+        self.heading("Stages of an interrupt on its core");
+        let mut table = self.table();
+        table.set_header(["core", "stage", "n", "p50", "p99", "max"]);
+        let mut stages: Vec<_> = report.stages.iter().collect();
+        stages.sort_by(|a, b| b.latency.max_ns.unwrap_or(0.0).total_cmp(&a.latency.max_ns.unwrap_or(0.0)));
+        let more = stages.len().saturating_sub(MOST);
+        for stage in stages.into_iter().take(MOST) {
+            let mut row = vec![stage.core.to_string(), stage.stage.clone(), grouped(stage.latency.n)];
+            let Latency { p50_ns, p99_ns, max_ns, .. } = stage.latency;
+            row.extend([p50_ns, p99_ns, max_ns].map(|length| self.length(length)));
+            table.add_row(row);
+        }
+        for column in [0, 2, 3, 4, 5] {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 1));
+        }
+        self.put(&table);
+        if more > 0 {
+            self.item("  ", 2, &format!("and {more} shorter ones (see --json)"));
+        }
     }
 
     fn matrices(&mut self) {
