@@ -118,3 +118,61 @@ fn stages_are_timed_where_they_are_recorded() {
     let plain = qemu(&["--deterministic", "--plan", "self"]);
     assert_eq!(plain.report["stages"].as_array().map(Vec::len), Some(0));
 }
+
+/// The instruction words of a function of the firmware, by a part of its symbol.
+fn words(part: &str) -> Vec<u32> {
+    use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+    let (code, stdout, stderr) = run(&system_tests::root(), &["firmware", "build"]);
+    assert_eq!(code, 0, "{stderr}");
+    let path = stdout.lines().nth(1).expect("the ELF's path");
+    let bytes = std::fs::read(path).expect("the ELF");
+    let elf = object::File::parse(&*bytes).expect("an ELF");
+    let symbol = elf.symbols().find(|symbol| symbol.name().is_ok_and(|name| name.contains(part)) && symbol.size() > 0);
+    let symbol = symbol.unwrap_or_else(|| panic!("no function {part}"));
+    let section = elf.section_by_name(".text").expect("code");
+    let start = (symbol.address() - section.address()) as usize;
+    let code = &section.data().expect("bytes")[start..start + symbol.size() as usize];
+    code.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+}
+
+// Encodings: DDI 0487, C6.2. `RT` hides the register of MRS and MSR.
+const RT: u32 = !0x1F;
+const ISB: u32 = 0xD503_3FDF;
+const DSB_SY: u32 = 0xD503_3F9F;
+const DSB_ISHST: u32 = 0xD503_3A9F;
+const DMB_ST: u32 = 0xD503_3EBF;
+const READ_IAR1: u32 = 0xD538_CC00;
+const WRITE_EOIR1: u32 = 0xD518_CC20;
+const WRITE_SGI1R: u32 = 0xD518_CBA0;
+
+#[test]
+fn the_measured_path_has_its_barriers_and_a_record_is_two_pairs_and_one_barrier() {
+    if !can_run() {
+        return;
+    }
+    let receive = words("irq_ipi");
+    let acknowledge = receive.iter().position(|word| word & RT == READ_IAR1).expect("ICC_IAR1_EL1 is read");
+    assert_eq!(receive[acknowledge + 1], DSB_SY, "the acknowledge is complete before the mailbox is read");
+    let end = receive.iter().position(|word| word & RT == WRITE_EOIR1).expect("ICC_EOIR1_EL1 is written");
+    assert_eq!(receive[end + 1], ISB, "the end of interrupt has taken effect before the return");
+
+    let send = words("ping_traced");
+    let sgi = send.iter().position(|word| word & RT == WRITE_SGI1R).expect("ICC_SGI1R_EL1 is written");
+    assert_eq!((send[sgi - 1], send[sgi + 1]), (DSB_ISHST, ISB), "the send stands between its barriers");
+
+    for (name, function) in [("irq_ipi", &receive), ("ping_traced", &send)] {
+        let barriers: Vec<usize> = (0..function.len()).filter(|at| function[*at] == DMB_ST).collect();
+        assert_eq!(barriers.len(), 1, "{name} publishes one record");
+        let barrier = barriers[0];
+        // STP Xt1, Xt2, [Xn] and STP Xt3, Xt4, [Xn, #16], before the barrier.
+        let pair = |word: u32| word & 0xFFC0_0000 == 0xA900_0000;
+        let offset = |word: u32| (word >> 15 & 0x7F) * 8;
+        let base = |word: u32| word >> 5 & 0x1F;
+        let stores: Vec<u32> = function[..barrier].iter().rev().take(6).copied().filter(|word| pair(*word)).collect();
+        assert_eq!(stores.len(), 2, "{name}: a record is two stores of a pair");
+        assert_eq!((offset(stores[0]), offset(stores[1]), base(stores[0])), (16, 0, base(stores[1])), "{name}");
+        // STR Xt, [Xn, #offset] twice after it: the writer's own head, and the published one.
+        let heads = function[barrier + 1..].iter().take(4).filter(|word| **word & 0xFFC0_0000 == 0xF900_0000).count();
+        assert_eq!(heads, 2, "{name}: the head is stored after the barrier");
+    }
+}
