@@ -7,7 +7,7 @@
 //! | tag | message |
 //! |---|---|
 //! | `INFO` | [`RunInfo`] as JSON: what the host knew before the run |
-//! | `LANE` | records of a lane, as they lay in memory but for their order ([`unfold`]) |
+//! | `LANE` | records of a lane, as they lay in memory but for their order (`unfold`) |
 //! | `LOST` | records of a lane that were missed, and why |
 //! | `SNAP` | a piece of a snapshot: the region without its records |
 //! | `TEXT` | console output |
