@@ -146,7 +146,7 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Waits for a child, at most [`PATIENCE`].
+/// Waits for a child, for four minutes at most.
 pub fn wait(mut child: Child) -> Output {
     // Output is read by threads, so that a full pipe can't stop the child.
     let mut readers = Vec::new();
