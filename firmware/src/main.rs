@@ -1,6 +1,6 @@
 //! The firmware: boots anywhere on 64-bit Arm with a GICv3, runs the plan it was given, records every IPI.
 //!
-//! `boot.s` enters at EL1..EL3 and turns the MMU on; [`target::boot_main`] is bring-up as a list of steps. On a host this is
+//! `boot.s` enters at EL1..EL3 and turns the MMU on; `boot_main` in `target` is bring-up as a list of steps. On a host this is
 //! a stub, so that the workspace builds without a bare-metal target.
 //!
 //! | module | what it is |

@@ -16,8 +16,8 @@ use trace_ring::layout::{
 };
 use trace_ring::plan::{Plan, TraceLevel};
 use trace_ring::reader::{Loss, Region};
-use trace_ring::record::{Event, 
-    FLAG_DELIVERED, FLAG_STATE_MASK, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING,
+use trace_ring::record::{
+    Event, FLAG_DELIVERED, FLAG_STATE_MASK, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING,
     RECORD_BYTES, ReceiverState, Record, Retired,
 };
 use zerocopy::IntoBytes;

@@ -339,10 +339,9 @@ pub struct Stage {
 fn stages(ipis: &Ipis, tick_ns: f64) -> Vec<Stage> {
     let mut list = Vec::new();
     for (core, stages) in (0..).zip(&ipis.stages) {
-        for (name, samples) in [
-            ("entry_to_acknowledge", &stages.entry_to_acknowledge),
-            ("acknowledge_to_end", &stages.acknowledge_to_end),
-        ] {
+        for (name, samples) in
+            [("entry_to_acknowledge", &stages.entry_to_acknowledge), ("acknowledge_to_end", &stages.acknowledge_to_end)]
+        {
             if !samples.is_empty() {
                 let latency = Latency::of(samples.clone().summary(1.0), tick_ns);
                 list.push(Stage { stage: name.into(), kind: "sgi".into(), core, latency });
