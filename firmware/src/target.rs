@@ -232,6 +232,17 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         }
     });
 
+    // An SGI names Aff0 by sixteen bits and a range selector (IHI 0069, 12.2.22); without the latter, 16 and above are out of
+    // reach. Such a core is not started.
+    const RANGE_SELECTOR: u32 = 1 << 26; // GICD_TYPER.RSS
+    let in_reach =
+        |core: &crate::machine::CoreDescription| core.mpidr & 0xFF < 16 || identity.typer & RANGE_SELECTOR != 0;
+    let mut unreachable = [false; MAX_CORES];
+    for (core, unreachable) in machine.cores.iter_mut().zip(&mut unreachable) {
+        *unreachable = core.usable && !in_reach(core);
+        core.usable &= !*unreachable;
+    }
+
     // 5. What cores own and share; the directory, so that from here on the host sees what happens.
     let boot_core = machine.cores[..machine.core_count].iter().position(|core| core.mpidr == arch::affinity());
     let boot_core = must!(boot_core, "device tree: no /cpus/cpu has this core's MPIDR {:#x}", arch::affinity());
@@ -246,6 +257,10 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         let core = make_core(id, &plan, &region, layout, machine, redistributors[id], pressure, pressure_bytes);
         // SAFETY: taken from the arena just now; nobody else has seen it.
         unsafe { place.write(core) };
+        if unreachable[id] {
+            // SAFETY: this core's entry of a region that nobody reads yet.
+            unsafe { (*region.core(id)).state = core_state::UNREACHABLE };
+        }
         blocks[id] = place;
     }
     let shared = make_shared(&plan, &region, boot_core, cores, blocks);

@@ -331,6 +331,9 @@ pub fn core_error(entry: &CoreEntry, started: bool) -> Option<String> {
         core_state::NO_REDISTRIBUTOR => {
             "arrived, but no redistributor carries its affinity, or that frame did not wake".into()
         }
+        core_state::UNREACHABLE => {
+            "was not started: its affinity level 0 is above 15, and the distributor has no range selector".into()
+        }
         core_state::STARTING if started => "was started and had not arrived when the plan began".into(),
         _ => return None,
     })

@@ -288,6 +288,8 @@ pub mod core_state {
     pub const FAULTED: u32 = 6;
     /// The device tree says that it is not to be used (`status` is not "okay").
     pub const DISABLED: u32 = 7;
+    /// Its affinity level 0 is 16 or above, and the distributor has no range selector (GICD_TYPER.RSS): no SGI reaches it.
+    pub const UNREACHABLE: u32 = 8;
 }
 
 /// One core: who it is, what became of it, and its clock. 192 bytes.

@@ -324,6 +324,7 @@ fn the_numbers_of_names_stay() {
     assert_eq!((reasons, abort_reason::BAD_OP), ([0, 1, 2, 3], 4));
     let cores = [core_state::OFF, core_state::STARTING, core_state::UP, core_state::REFUSED, core_state::NO_SHOW];
     assert_eq!(cores, [0, 1, 2, 3, 4]);
+    assert_eq!(core_state::UNREACHABLE, 8);
     assert_eq!([core_state::NO_REDISTRIBUTOR, core_state::FAULTED, core_state::DISABLED], [5, 6, 7]);
     let faults = [fault_kind::NONE, fault_kind::SYNCHRONOUS, fault_kind::SERROR, fault_kind::FIQ, fault_kind::PANIC];
     assert_eq!((faults, fault_kind::REFUSED), ([0, 1, 2, 3, 4], 5));
