@@ -142,3 +142,28 @@ fn an_exception_leaves_its_core_registers_and_symbol() {
         assert!(run.stdout.contains(symbol), "the report names `{symbol}`\n{run}");
     }
 }
+
+#[test]
+fn a_plan_for_more_cores_than_the_machine_has_is_no_clean_run() {
+    if !can_run() {
+        return;
+    }
+    let run = qemu(&["--", "-smp", "2"]);
+    run.expect(1, "failed");
+    let missing: Vec<i64> = run.suspects().iter().map(|suspect| suspect.2).collect();
+    assert_eq!(missing, [2, 3], "{run}");
+    assert!(run.number("/ipis/delivered") > 0, "the others are measured\n{run}");
+}
+
+#[test]
+fn a_damaged_plan_is_refused_by_the_firmware_and_said_by_the_host() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("garbage");
+    std::fs::write(&file, [0xA5; 4096]).expect("a file");
+    let run = qemu(&["--", "-initrd", file.to_str().expect("a path")]);
+    assert_eq!((run.code, run.text("/verdict")), (2, "incomplete"), "{run}");
+    assert!(run.stderr.contains("not a plan") || run.stdout.contains("not a plan"), "{run}");
+}

@@ -334,6 +334,7 @@ pub fn core_error(entry: &CoreEntry, started: bool) -> Option<String> {
         core_state::UNREACHABLE => {
             "was not started: its affinity level 0 is above 15, and the distributor has no range selector".into()
         }
+        core_state::OFF if started => "was asked for, but the device tree does not describe it".into(),
         core_state::STARTING if started => "was started and had not arrived when the plan began".into(),
         _ => return None,
     })
