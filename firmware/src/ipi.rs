@@ -62,15 +62,15 @@ irq_handler!(irq_stages, STAGES);
 fn receive<const MODE: u8>(entry: u64, core: &'static Core) {
     let acknowledged = sgi::acknowledge();
     let intid = acknowledged & 0xFF_FFFF;
-    if intid > u64::from(LAST_MEASURED_SGI) {
+    let hot = &core.hot;
+    // The tables' own bound: what a faulty GIC or other firmware delivers must not lead out of them.
+    if intid >= hot.sgi_count {
         return other_interrupt::<MODE>(entry, core, intid);
     }
     if MODE == STAGES {
         stage::<MODE>(core, 0, intid);
     }
-    let hot = &core.hot;
-    // SAFETY: this core's pending lines, one for each SGI that the plan measures and no fewer than `sgi_count`; INTIDs above
-    // it are never enabled.
+    // SAFETY: this core has one pending line for each INTID below `sgi_count`, which was checked just now.
     let line = unsafe { &*((hot.pending + intid * size_of::<Pending>() as u64) as *const Pending) };
     // Acquire: pairs with the Release that set the bit; the mailbox word behind it is then visible.
     let senders = line.0[0].swap(0, Ordering::Acquire);
@@ -298,6 +298,11 @@ fn other_interrupt<const MODE: u8>(entry: u64, core: &'static Core, intid: u64) 
         };
         return emit::<MODE>(core, Context::Irq, event); // special INTIDs are not ended
     }
+    if intid <= u64::from(LAST_MEASURED_SGI) {
+        // An SGI that the plan does not use: nobody of ours sent it.
+        empty_acknowledge::<MODE>(entry, core, intid);
+        return sgi::end_of_interrupt(intid);
+    }
     // SAFETY: this core's own entry.
     unsafe { (*core.entry).other_interrupts += 1 };
     if intid == u64::from(core.timer) {
@@ -329,8 +334,8 @@ extern "C" fn irq_wide(entry: u64, core: &'static Core) {
 fn receive_wide<const MODE: u8>(entry: u64, core: &'static Core) {
     let acknowledged = sgi::acknowledge();
     let intid = acknowledged & 0xFF_FFFF;
-    if intid > u64::from(LAST_MEASURED_SGI) {
-        return other_interrupt::<MODE>(entry, core, intid);
+    if intid >= core.hot.sgi_count {
+        return other_interrupt::<MODE>(entry, core, intid); // as in `receive`
     }
     if MODE == STAGES {
         stage::<MODE>(core, 0, intid);
@@ -615,11 +620,16 @@ fn retire(core: &'static Core, series: &Series, number: u32) {
     if missing == 0 || missing > i32::MAX as u32 {
         return; // answered after all
     }
-    let reason = if taken && seen & (PROBE_ENABLED | PROBE_PENDING | PROBE_ACTIVE) == PROBE_ENABLED {
-        Retired::Lost
-    } else {
-        Retired::Unknown
-    };
+    if !taken || seen & PROBE_ACTIVE != 0 {
+        // A handler that does not end still owns what it took, and may have read the newest word: counting the messages here
+        // could count them twice. They stay open: it answers them, or the next wait for this target finds it gone.
+        if taken {
+            series.pending.fetch_or(series.bit, Ordering::Release);
+        }
+        return;
+    }
+    let idle = seen & (PROBE_ENABLED | PROBE_PENDING) == PROBE_ENABLED;
+    let reason = if idle { Retired::Lost } else { Retired::Unknown };
     // The numbers are used up: the receiver must not count them with the next message.
     series.answered.store(number, Ordering::Release);
     // SAFETY: `lost` and `unknown` of this slot have this core as their one writer.

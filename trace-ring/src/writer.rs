@@ -5,9 +5,10 @@
 //! 2. [`publish_barrier`]: the words are visible before the head, and the *previous* head before any word of record `k + 1`;
 //! 3. the head becomes `k + 1`: a reader that sees it sees the record.
 //!
-//! On AArch64 this is twelve instructions and the counter read: LDP base and head, LDP published and mask, AND, ADD (slot
-//! address), ADD (word 1 takes the number), ADD (word 2 takes it shifted), STP, STP, DMB ST, ADD, STR (own copy of the
-//! head), STR (published head). The writer keeps its own copy because the published one may lie in non-cacheable memory.
+//! On AArch64 this is twelve instructions at best: two LDP (base, mask, head, published), AND and ADD (slot address), ADD
+//! (word 1 takes the number), ADD (word 2 takes it shifted), two STP, DMB ST, ADD, STR (own copy of the head), STR (published
+//! head). The compiler takes up to two more. The writer keeps its own copy of the head because the published one may lie in
+//! non-cacheable memory.
 
 use core::cell::Cell;
 
