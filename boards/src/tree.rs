@@ -106,6 +106,20 @@ impl Board {
         tree.property_array_u64("reg", &[self.memory.base, options.memory_bytes])?;
         tree.end_node(memory)?;
 
+        if !self.memory.reserved.is_empty() {
+            let reserved = tree.begin_node("reserved-memory")?;
+            tree.property_u32("#address-cells", 2)?;
+            tree.property_u32("#size-cells", 2)?;
+            tree.property_null("ranges")?;
+            for frame in &self.memory.reserved {
+                let node = tree.begin_node(&format!("secure@{:x}", frame.base))?;
+                tree.property_array_u64("reg", &[frame.base, frame.size])?;
+                tree.property_null("no-map")?;
+                tree.end_node(node)?;
+            }
+            tree.end_node(reserved)?;
+        }
+
         let controller = tree.begin_node(&format!("interrupt-controller@{:x}", gic.distributor.base))?;
         tree.property_string("compatible", "arm,gic-v3")?;
         tree.property_null("interrupt-controller")?;
@@ -125,6 +139,11 @@ impl Board {
         tree.property_string_list("compatible", console.compatible.clone())?;
         tree.property_array_u64("reg", &[console.base, console.size])?;
         tree.property_array_u32("interrupts", &[SPI, console.interrupt, LEVEL_HIGH])?;
+        for (name, value) in [("reg-shift", console.reg_shift), ("reg-io-width", console.reg_io_width)] {
+            if let Some(value) = value {
+                tree.property_u32(name, value)?;
+            }
+        }
         tree.property_string("status", "okay")?;
         tree.end_node(node)?;
 
