@@ -109,6 +109,12 @@ pub fn sleep_and_answer() {
     unsafe { asm!("wfi", "msr daifclr, #2", "isb", "msr daifset, #2", options(nostack, preserves_flags)) };
 }
 
+/// WFI with interrupts as they are: where they are masked, it ends when one is pending, and nobody takes it.
+pub fn sleep() {
+    // SAFETY: only waits.
+    unsafe { asm!("wfi", options(nostack, preserves_flags)) };
+}
+
 /// WFE with interrupts as they are.
 #[inline(always)]
 pub fn wait_for_event() {

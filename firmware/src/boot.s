@@ -28,8 +28,57 @@ _start:
     msr daifset, #0xF
     mov x19, x0                           // device tree, or anything
     adrp x21, _image_start                // where we are
+    ic iallu                              // a debugger that wrote the image may have left old instructions in the cache
+    dsb nsh
+    isb
+    b leave_loader                        // comes back
+loader_left:
     adr x28, boot_el1
     b drop_to_el1
+
+// The boot protocol wants MMU and data cache off. A loader's `go` leaves them on, with an identity map: what it wrote of the
+// image may still be in the cache only, so that it is cleaned before they go off. With the MMU off nothing is done: a cache
+// that is off holds nothing of ours, and what it may hold of others must not be written over the image. Uses x0-x5.
+leave_loader:
+    mrs x4, CurrentEL
+    cmp x4, #0xC
+    b.eq 1f
+    cmp x4, #0x8
+    b.eq 2f
+    mrs x0, sctlr_el1
+    b 3f
+1:  mrs x0, sctlr_el3
+    b 3f
+2:  mrs x0, sctlr_el2
+3:  tbz x0, #0, loader_left               // M
+    mov x1, x21
+    adrp x2, _image_end
+    mrs x3, ctr_el0
+    ubfx x3, x3, #16, #4                  // DminLine: log2 of words (DDI 0487, D24.2.34)
+    mov x5, #4
+    lsl x3, x5, x3
+    dsb sy
+4:  dc civac, x1
+    add x1, x1, x3
+    cmp x1, x2
+    b.lo 4b
+    dsb sy
+    mov x1, #0x1005                       // I, C, M
+    bic x0, x0, x1
+    cmp x4, #0xC
+    b.eq 5f
+    cmp x4, #0x8
+    b.eq 6f
+    msr sctlr_el1, x0
+    b 7f
+5:  msr sctlr_el3, x0
+    b 7f
+6:  msr sctlr_el2, x0
+7:  isb
+    ic iallu
+    dsb nsh
+    isb
+    b loader_left
 
 // A core that PSCI starts: x0 is the physical address of its BootArguments.
     .global _secondary
@@ -78,8 +127,12 @@ drop_to_el1:
     bl prepare_el2
     mov x0, #SCTLR_RES1 & 0xFFFF
     movk x0, #SCTLR_RES1 >> 16, lsl #16
+    mrs x1, hcr_el2
+    tbnz x1, #34, 4f                      // E2H: here `sctlr_el1` would name SCTLR_EL2 (DDI 0487, D8.10)
     msr sctlr_el1, x0
-    mov x0, #SPSR_EL1H_MASKED
+    b 5f
+4:  msr S3_5_C1_C0_0, x0                  // SCTLR_EL12
+5:  mov x0, #SPSR_EL1H_MASKED
     msr spsr_el2, x0
     msr elr_el2, x28
     isb
@@ -89,13 +142,22 @@ drop_to_el1:
 prepare_el2:
     mov x0, #(1 << 31)                    // HCR_EL2.RW: EL1 is AArch64
     orr x0, x0, #(3 << 40)                // APK, API
-    msr hcr_el2, x0
-    mrs x0, cnthctl_el2
-    orr x0, x0, #3                        // EL1PCTEN, EL1PCEN: EL1 may use the physical counter and timer
-    msr cnthctl_el2, x0
+    // Cores without FEAT_E2H0 have HCR_EL2.E2H fixed at 1 (ID_AA64MMFR4_EL1.E2H0 is negative), and older ones that do so say
+    // nothing: what is read back decides. It changes where the fields of other registers lie, so it comes first.
+    mrs x1, S3_0_C0_C7_4                  // ID_AA64MMFR4_EL1
+    tbz x1, #27, 1f
+    orr x0, x0, #(1 << 34)                // E2H
+1:  msr hcr_el2, x0
+    isb
+    mrs x1, hcr_el2
+    mov x0, #3                            // CNTHCTL_EL2.EL1PCTEN, EL1PCEN: EL1 may use the physical counter and timer
+    mov x2, #0x33FF                       // CPTR_EL2: RES1 bits; neither FP nor the CPACR is trapped
+    tbz x1, #34, 1f
+    lsl x0, x0, #10                       // the same, with E2H
+    mov x2, #0x300000                     // FPEN: no trap, with E2H
+1:  msr cnthctl_el2, x0                   // whole: what a loader left of event streams and traps goes
+    msr cptr_el2, x2
     msr cntvoff_el2, xzr
-    mov x0, #0x33FF                       // CPTR_EL2: RES1 bits, nothing trapped
-    msr cptr_el2, x0
     msr hstr_el2, xzr
     msr vttbr_el2, xzr
     mrs x0, midr_el1
@@ -118,16 +180,25 @@ prepare_el2:
     msr S3_4_C1_C1_6, xzr                 // HFGITR_EL2
     msr S3_4_C3_C1_4, xzr                 // HDFGRTR_EL2
     msr S3_4_C3_C1_5, xzr                 // HDFGWTR_EL2
-1:  mrs x0, id_aa64pfr0_el1
+1:  mrs x0, id_aa64mmfr1_el1
+    ubfx x0, x0, #40, #4                  // HCX
+    cbz x0, 1f
+    msr S3_4_C1_C2_2, xzr                 // HCRX_EL2: its traps are UNKNOWN out of reset
+1:  adr x0, hypervisor_vectors            // before what may be undefined
+    msr vbar_el2, x0
+    isb
+    mrs x0, id_aa64pfr0_el1
     ubfx x0, x0, #24, #4                  // GIC system registers?
     cbz x0, 1f
     mov x0, #0xF
     msr S3_4_C12_C9_5, x0                 // ICC_SRE_EL2
     isb
+    // Where EL3 left ICC_SRE_EL3.SRE at 0, SRE reads as 0 here and the ICH registers are undefined: leave them, EL1 will
+    // find out and say so. ICC_SRE_EL3.Enable at 0 traps the write above to EL3; the boot protocol forbids that.
+    mrs x0, S3_4_C12_C9_5
+    tbz x0, #0, 1f
     msr S3_4_C12_C11_0, xzr               // ICH_HCR_EL2: no virtual interrupts
-1:  adr x0, hypervisor_vectors
-    msr vbar_el2, x0
-    isb
+1:  isb
     ret
 
 // --- EL1, MMU off ---------------------------------------------------------------------------------------------------
@@ -144,6 +215,8 @@ boot_el1:
     cmp x0, x1
     b.ne park
 1:
+    // A line of the tables that a loader left dirty must not be written over them while they are filled past the cache.
+    bl invalidate_boot_tables
     // Boot tables: 0-2 for the linked address (TTBR1), 3-5 for the address we are at (TTBR0).
     adrp x0, _boot_tables
     adrp x1, _boot_tables_end
@@ -183,15 +256,8 @@ boot_el1:
     mov x6, #0x701
     orr x6, x6, x21
     str x6, [x4, x5, lsl #3]
-    // A cache that was never cleaned must not answer for these tables when it comes on.
-    dsb sy
-    adrp x0, _boot_tables
-    adrp x1, _boot_tables_end
-4:  dc ivac, x0
-    add x0, x0, #64
-    cmp x0, x1
-    b.lo 4b
-    dsb sy
+    // Nor must the cache answer for these tables with what it fetched ahead, when it comes on.
+    bl invalidate_boot_tables
     adrp x1, _boot_tables                 // TTBR1
     add x0, x1, x9, lsl #1
     add x0, x0, x9                        // TTBR0
@@ -200,6 +266,22 @@ boot_el1:
     adr x5, boot_high_address
     ldr x5, [x5]
     b enable_mmu
+
+// Invalidates the boot tables to the point of coherency. Uses x0-x3.
+invalidate_boot_tables:
+    mrs x2, ctr_el0
+    ubfx x2, x2, #16, #4                  // DminLine
+    mov x3, #4
+    lsl x2, x3, x2
+    adrp x0, _boot_tables
+    adrp x1, _boot_tables_end
+    dsb sy
+1:  dc ivac, x0
+    add x0, x0, x2
+    cmp x0, x1
+    b.lo 1b
+    dsb sy
+    ret
 
 // TCR_EL1 in x2: 48-bit both halves, 4 KiB, inner shareable, write-back walks, IPS as the core has it.
 make_tcr:
@@ -240,6 +322,7 @@ boot_high_address:
 
 // --- the boot core at its linked address ----------------------------------------------------------------------------
 boot_high:
+    msr spsel, #1                         // a debugger may have entered with SP_EL0
     adrp x0, _boot_stack_exception
     mov sp, x0                            // SP_EL1: exceptions
     msr spsel, #0
@@ -268,6 +351,7 @@ secondary_el1:
 
     .global secondary_high
 secondary_high:
+    msr spsel, #1
     ldp x0, x1, [x19, #40]                // the arguments lie in memory that is mapped where it is
     mov sp, x0
     msr spsel, #0

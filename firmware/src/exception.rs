@@ -10,8 +10,8 @@ use trace_ring::record::{Event, Kind, PEER_ALL};
 
 use crate::arch::{self, read_register};
 use crate::console::line;
-use crate::ipi;
 use crate::percore::{Core, Shared};
+use crate::{clock, ipi, serial};
 
 core::arch::global_asm!(include_str!("vectors.s"), options(raw));
 
@@ -87,6 +87,14 @@ fn take_down(esr: u64) -> ! {
         }
         arch::synchronize();
         ipi::wake_all();
+        if core.id as usize == shared.boot_core {
+            // The others leave at their next operation; what they write until then is sent, too.
+            let patience = arch::counter() + clock::ticks(2_000_000);
+            while arch::counter() < patience {
+                arch::yield_now();
+            }
+            serial::serve();
+        }
     }
     Core::retire()
 }

@@ -7,7 +7,9 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::standard::NodeStandard;
 use dtoolkit::{Node, Property};
 
-use crate::machine::{Conduit, CoreDescription, Machine, Range, Uart, UartKind};
+use trace_ring::layout::platform_flag;
+
+use crate::machine::{Conduit, CoreDescription, Machine, Range, Uart, UartKind, Watchdog, WatchdogKind};
 
 /// What is wrong with a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +120,9 @@ fn enabled(node: &FdtNode<'_>) -> bool {
 pub fn read(tree: Fdt<'_>, machine: &mut Machine) -> Result<(), TreeError> {
     let root = tree.root();
     machine.console = console(&root); // first, so that what follows can be complained of
+    if root.is_compatible("linux,dummy-virt") {
+        machine.platform |= platform_flag::VIRT_TREE;
+    }
     cores(&root, machine)?;
     for node in root.children() {
         let name = node.name_without_address();
@@ -129,16 +134,7 @@ pub fn read(tree: Fdt<'_>, machine: &mut Machine) -> Result<(), TreeError> {
                 }
             }
         } else if name == "reserved-memory" {
-            for child in node.children() {
-                let regions = child.reg().ok().flatten().into_iter().flatten();
-                for region in regions {
-                    if let (Ok(start), Ok(length)) = (region.address(), region.size())
-                        && !machine.reserved.push(start, length)
-                    {
-                        return Err(TreeError::TooMany("reserved ranges"));
-                    }
-                }
-            }
+            reserved_memory(&node, machine)?;
         } else if name == "chosen" {
             if let (Some(start), Some(end)) = (number(&node, "linux,initrd-start"), number(&node, "linux,initrd-end")) {
                 machine.plan = Range { start, length: end.saturating_sub(start) };
@@ -169,6 +165,29 @@ pub fn read(tree: Fdt<'_>, machine: &mut Machine) -> Result<(), TreeError> {
     Ok(())
 }
 
+/// Every static range below `/reserved-memory` (Devicetree Specification 0.4, 3.5), whatever its node says of how it may be
+/// mapped or used: the kit maps and uses nothing there. A node with a `size` and no `reg` is one that a kernel may place; it
+/// has no address yet.
+fn reserved_memory(node: &FdtNode<'_>, machine: &mut Machine) -> Result<(), TreeError> {
+    for child in node.children() {
+        for region in child.reg().ok().flatten().into_iter().flatten() {
+            if let (Ok(start), Ok(length)) = (region.address(), region.size())
+                && !machine.reserved.push(start, length)
+            {
+                return Err(TreeError::TooMany("reserved ranges"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The text of `/chosen/bootargs`.
+pub fn boot_arguments(tree: Fdt<'static>) -> Option<&'static str> {
+    let root = tree.root();
+    let chosen = root.children().find(|node| node.name() == "chosen")?;
+    chosen.properties().find(|property| property.name() == "bootargs")?.value_as::<&'static str>().ok()
+}
+
 fn cores(root: &FdtNode<'_>, machine: &mut Machine) -> Result<(), TreeError> {
     let cpus = root.child("cpus").ok_or(TreeError::Missing("node /cpus"))?;
     for node in cpus.children() {
@@ -186,7 +205,7 @@ fn cores(root: &FdtNode<'_>, machine: &mut Machine) -> Result<(), TreeError> {
     Ok(())
 }
 
-/// Finds the GICv3 anywhere in the tree (SoC trees keep it under a bus), and notes a watchdog on the way.
+/// Finds the GICv3 anywhere in the tree (SoC trees keep it under a bus), and notes watchdogs on the way.
 fn interrupt_controller(
     node: &FdtNode<'_>,
     path: &Path,
@@ -210,8 +229,8 @@ fn interrupt_controller(
             *interrupt_cells = cell(&child, "#interrupt-cells").unwrap_or(3);
             continue; // its children are ITS frames, which the kit leaves alone
         }
-        if child.name_without_address() == "watchdog" && enabled(&child) {
-            machine.watchdog = true;
+        if enabled(&child) {
+            watchdog(&child, path, machine);
         }
         if child.property("ranges").is_some()
             && let Some(below) = path.below(&child)
@@ -220,6 +239,27 @@ fn interrupt_controller(
         }
     }
     Ok(())
+}
+
+/// Notes a watchdog, known by its binding (or, where the kit does not know it, by its generic name).
+fn watchdog(node: &FdtNode<'_>, path: &Path, machine: &mut Machine) {
+    let is = |names: &[&str]| names.iter().any(|name| node.is_compatible(name));
+    let Some(base) = reg(*node, path, 0).map(|range| range.start) else { return };
+    let kind = if is(&["fsl,imx21-wdt"]) {
+        Some(WatchdogKind::Imx)
+    } else if is(&["arm,sbsa-gwdt"]) {
+        // The binding's `reg`: control frame, then refresh frame.
+        reg(*node, path, 1).map(|frame| WatchdogKind::Sbsa(frame.start))
+    } else if is(&["snps,dw-wdt"]) {
+        Some(WatchdogKind::DesignWare)
+    } else if node.name_without_address() == "watchdog" {
+        None
+    } else {
+        return;
+    };
+    if let Some(place) = machine.watchdogs.iter_mut().find(|place| place.is_none()) {
+        *place = Some(Watchdog { kind, base });
+    }
 }
 
 /// The virtual timer: the third interrupt of the architected timer's node.
@@ -254,13 +294,224 @@ fn console(root: &FdtNode<'_>) -> Option<Uart> {
             path = path.below(&node)?;
         }
     }
-    let base = reg(node, &path, 0)?.start;
-    let kind = if node.is_compatible("arm,pl011") || node.is_compatible("arm,sbsa-uart") {
-        UartKind::Pl011
-    } else if node.is_compatible("fsl,imx6q-uart") || node.is_compatible("fsl,imx21-uart") {
-        UartKind::Imx
+    let (kind, offset) = uart(&node)?;
+    Some(Uart { kind, base: reg(node, &path, 0)?.start + offset })
+}
+
+/// What a UART's node says it is, and where in its `reg` the registers begin.
+fn uart(node: &FdtNode<'_>) -> Option<(UartKind, u64)> {
+    let is = |names: &[&str]| names.iter().any(|name| node.is_compatible(name));
+    if is(&["arm,sbsa-uart"]) {
+        Some((UartKind::Sbsa, 0))
+    } else if is(&["arm,pl011"]) {
+        Some((UartKind::Pl011, 0))
+    } else if is(&["fsl,imx6q-uart", "fsl,imx21-uart"]) {
+        Some((UartKind::Imx, 0))
+    } else if is(&["ti,am654-uart"]) {
+        // Its binding fixes what others say by properties: words, four bytes apart.
+        Some((UartKind::Ns16550 { shift: 2, wide: true }, 0))
+    } else if is(&["ns16550", "ns16550a", "snps,dw-apb-uart"]) {
+        let wide = match cell(node, "reg-io-width").unwrap_or(1) {
+            1 => false,
+            4 => true,
+            _ => return None,
+        };
+        let shift = u8::try_from(cell(node, "reg-shift").unwrap_or(0)).ok().filter(|shift| *shift <= 4)?;
+        Some((UartKind::Ns16550 { shift, wide }, cell(node, "reg-offset").unwrap_or(0).into()))
     } else {
-        return None;
-    };
-    Some(Uart { kind, base })
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_fdt::{FdtReserveEntry, FdtWriter};
+
+    use super::*;
+
+    type Written = Result<(), vm_fdt::Error>;
+
+    /// A tree that boots, with `more` below the root and `soc` below a bus that lies at 0x1000_0000.
+    fn tree(more: impl FnOnce(&mut FdtWriter) -> Written, soc: impl FnOnce(&mut FdtWriter) -> Written) -> Vec<u8> {
+        write("acme,board", more, soc).expect("a tree")
+    }
+
+    fn write(
+        compatible: &str,
+        more: impl FnOnce(&mut FdtWriter) -> Written,
+        soc: impl FnOnce(&mut FdtWriter) -> Written,
+    ) -> Result<Vec<u8>, vm_fdt::Error> {
+        let reservation = FdtReserveEntry::new(0x4100_0000, 0x5000)?;
+        let mut tree = FdtWriter::new_with_mem_reserv(&[reservation])?;
+        let root = tree.begin_node("")?;
+        tree.property_u32("#address-cells", 2)?;
+        tree.property_u32("#size-cells", 2)?;
+        tree.property_string("compatible", compatible)?;
+        let cpus = tree.begin_node("cpus")?;
+        tree.property_u32("#address-cells", 1)?;
+        tree.property_u32("#size-cells", 0)?;
+        let cpu = tree.begin_node("cpu@0")?;
+        tree.property_u32("reg", 0)?;
+        tree.end_node(cpu)?;
+        tree.end_node(cpus)?;
+        let memory = tree.begin_node("memory@40000000")?;
+        tree.property_array_u64("reg", &[0x4000_0000, 0x2000_0000])?;
+        tree.end_node(memory)?;
+        let bus = tree.begin_node("soc@10000000")?;
+        tree.property_u32("#address-cells", 1)?;
+        tree.property_u32("#size-cells", 1)?;
+        tree.property_array_u32("ranges", &[0, 0, 0x1000_0000, 0x1000_0000])?;
+        let gic = tree.begin_node("interrupt-controller@800000")?;
+        tree.property_string("compatible", "arm,gic-v3")?;
+        tree.property_array_u32("reg", &[0x80_0000, 0x1_0000, 0x88_0000, 0x10_0000])?;
+        tree.end_node(gic)?;
+        soc(&mut tree)?;
+        tree.end_node(bus)?;
+        more(&mut tree)?;
+        tree.end_node(root)?;
+        tree.finish()
+    }
+
+    fn none(_: &mut FdtWriter) -> Written {
+        Ok(())
+    }
+
+    fn read_machine(bytes: &[u8]) -> Box<Machine> {
+        let mut machine = Box::new(Machine::new());
+        read(Fdt::new(bytes).expect("a tree"), &mut machine).expect("a machine");
+        machine
+    }
+
+    /// What the console is, given its node's properties.
+    fn console_of(properties: impl FnOnce(&mut FdtWriter) -> Written) -> Option<Uart> {
+        let chosen = |tree: &mut FdtWriter| {
+            let chosen = tree.begin_node("chosen")?;
+            tree.property_string("stdout-path", "/soc@10000000/serial@9000:115200n8")?;
+            tree.end_node(chosen)
+        };
+        let serial = |tree: &mut FdtWriter| {
+            let node = tree.begin_node("serial@9000")?;
+            tree.property_array_u32("reg", &[0x9000, 0x1000])?;
+            properties(tree)?;
+            tree.end_node(node)
+        };
+        read_machine(&tree(chosen, serial)).console
+    }
+
+    #[test]
+    fn every_static_reservation_counts_whatever_else_its_node_says() {
+        let bytes = tree(
+            |tree| {
+                let reserved = tree.begin_node("reserved-memory")?;
+                // Cells of its own: the children's numbers are one cell each.
+                tree.property_u32("#address-cells", 1)?;
+                tree.property_u32("#size-cells", 1)?;
+                tree.property_null("ranges")?;
+                let firmware = tree.begin_node("secure@42000000")?;
+                tree.property_array_u32("reg", &[0x4200_0000, 0x20_0000, 0x5000_0000, 0x10_0000])?;
+                tree.property_null("no-map")?;
+                tree.end_node(firmware)?;
+                let pool = tree.begin_node("linux,cma")?;
+                tree.property_string("compatible", "shared-dma-pool")?;
+                tree.property_u32("size", 0x200_0000)?; // a kernel places it; it has no address
+                tree.end_node(pool)?;
+                let buffer = tree.begin_node("buffer@48000000")?;
+                tree.property_array_u32("reg", &[0x4800_0000, 0x1000])?;
+                tree.property_null("reusable")?;
+                tree.end_node(buffer)?;
+                tree.end_node(reserved)
+            },
+            none,
+        );
+        let range = |start, length| Range { start, length };
+        let reserved: Vec<_> = read_machine(&bytes).reserved.iter().collect();
+        assert_eq!(
+            reserved,
+            [
+                range(0x4200_0000, 0x20_0000),
+                range(0x5000_0000, 0x10_0000),
+                range(0x4800_0000, 0x1000),
+                range(0x4100_0000, 0x5000) // the tree's own list
+            ]
+        );
+    }
+
+    #[test]
+    fn a_console_is_known_by_its_binding() {
+        let of = |names: &[&str], cells: &[(&str, u32)]| {
+            console_of(|tree| {
+                tree.property_string_list("compatible", names.iter().map(|name| String::from(*name)).collect())?;
+                cells.iter().try_for_each(|(name, value)| tree.property_u32(name, *value))
+            })
+        };
+        let at = |kind, base| Some(Uart { kind, base });
+        let ns16550 = |shift, wide| UartKind::Ns16550 { shift, wide };
+        const BASE: u64 = 0x1000_9000; // through the bus's ranges
+        assert_eq!(of(&["arm,pl011", "arm,primecell"], &[]), at(UartKind::Pl011, BASE));
+        assert_eq!(of(&["arm,sbsa-uart"], &[]), at(UartKind::Sbsa, BASE));
+        assert_eq!(of(&["fsl,imx8mp-uart", "fsl,imx6q-uart"], &[]), at(UartKind::Imx, BASE));
+        assert_eq!(of(&["ns16550a"], &[]), at(ns16550(0, false), BASE));
+        let rockchip = of(&["rockchip,rk3588-uart", "snps,dw-apb-uart"], &[("reg-shift", 2), ("reg-io-width", 4)]);
+        assert_eq!(rockchip, at(ns16550(2, true), BASE));
+        assert_eq!(of(&["ti,am64-uart", "ti,am654-uart"], &[]), at(ns16550(2, true), BASE));
+        assert_eq!(of(&["ns16550"], &[("reg-offset", 0x100), ("reg-shift", 1)]), at(ns16550(1, false), BASE + 0x100));
+        assert_eq!(of(&["ns16550"], &[("reg-io-width", 2)]), None, "a width that the kit does not know");
+        assert_eq!(of(&["acme,uart"], &[]), None);
+    }
+
+    #[test]
+    fn without_stdout_path_there_is_no_console() {
+        assert_eq!(read_machine(&tree(none, none)).console, None);
+    }
+
+    #[test]
+    fn watchdogs_are_found_through_their_buses() {
+        let bytes = tree(none, |tree| {
+            let node = |tree: &mut FdtWriter, name: &str, compatible: &str, reg: &[u32], status: &str| -> Written {
+                let node = tree.begin_node(name)?;
+                tree.property_string("compatible", compatible)?;
+                tree.property_array_u32("reg", reg)?;
+                tree.property_string("status", status)?;
+                tree.end_node(node)
+            };
+            node(tree, "watchdog@1000", "fsl,imx21-wdt", &[0x1000, 0x1000], "okay")?;
+            node(tree, "watchdog@2000", "fsl,imx21-wdt", &[0x2000, 0x1000], "disabled")?;
+            node(tree, "watchdog@3000", "arm,sbsa-gwdt", &[0x3000, 0x1000, 0x4000, 0x1000], "okay")?;
+            node(tree, "wdt@5000", "snps,dw-wdt", &[0x5000, 0x1000], "okay")?;
+            node(tree, "watchdog@6000", "acme,wdt", &[0x6000, 0x1000], "okay")
+        });
+        let found = |kind, base| Some(Watchdog { kind, base });
+        assert_eq!(
+            read_machine(&bytes).watchdogs,
+            [
+                found(Some(WatchdogKind::Imx), 0x1000_1000),
+                found(Some(WatchdogKind::Sbsa(0x1000_4000)), 0x1000_3000),
+                found(Some(WatchdogKind::DesignWare), 0x1000_5000),
+                found(None, 0x1000_6000)
+            ]
+        );
+    }
+
+    #[test]
+    fn the_generic_virtual_machine_is_told_by_its_root() {
+        let bytes = write("linux,dummy-virt", none, none).expect("a tree");
+        assert_eq!(read_machine(&bytes).platform, platform_flag::VIRT_TREE);
+        assert_eq!(read_machine(&tree(none, none)).platform, 0);
+    }
+
+    #[test]
+    fn boot_arguments_are_the_whole_text() {
+        let bytes = tree(
+            |tree| {
+                let chosen = tree.begin_node("chosen")?;
+                tree.property_string("bootargs", "quiet ipiscope.results=console")?;
+                tree.end_node(chosen)
+            },
+            none,
+        );
+        let bytes: &'static [u8] = bytes.leak();
+        assert_eq!(boot_arguments(Fdt::new(bytes).expect("a tree")), Some("quiet ipiscope.results=console"));
+        let bytes: &'static [u8] = tree(none, none).leak();
+        assert_eq!(boot_arguments(Fdt::new(bytes).expect("a tree")), None);
+    }
 }

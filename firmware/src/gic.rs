@@ -9,7 +9,7 @@
 use core::arch::asm;
 
 use crate::arch::{self, read_register, write_register};
-use crate::machine::Machine;
+use crate::machine::{Machine, Range, Ranges};
 
 /// Offset of the SGI frame from a redistributor's RD_base.
 const SGI_FRAME: u64 = 0x1_0000;
@@ -83,6 +83,10 @@ pub fn set_up_distributor(machine: &Machine, from_el3: bool) -> Result<Identity,
     if read_register!("id_aa64pfr0_el1") >> 24 & 0xF == 0 {
         return Err(GicError::NoSystemRegisters);
     }
+    // A level above that keeps the memory-mapped interface leaves SRE at 0, and every ICC register undefined.
+    if !enable_system_registers() {
+        return Err(GicError::NoSystemRegisters);
+    }
     let base = machine.distributor.start;
     let identity = Identity { typer: read(base + 0x4), iidr: read(base + 0x8), pidr2: read(base + 0xFFE8) };
     if !matches!(identity.pidr2 >> 4 & 0xF, 3 | 4) {
@@ -129,9 +133,9 @@ pub struct Redistributor {
 }
 
 /// Walks all redistributor regions and tells of each frame: its affinity, and the frame. GICR_TYPER.Last ends a region, not
-/// the walk.
-pub fn for_each_redistributor(machine: &Machine, mut tell: impl FnMut(u64, Redistributor)) {
-    for region in machine.redistributors.iter() {
+/// the walk. `stride`: 0 where the frames say it.
+pub fn for_each_redistributor(regions: &Ranges, stride: u64, mut tell: impl FnMut(u64, Redistributor)) {
+    for region in regions.iter() {
         let mut base = region.start;
         while base + 2 * SGI_FRAME <= region.start + region.length {
             let typer = u64::from(read(base + 0x8)) | u64::from(read(base + 0xC)) << 32;
@@ -140,12 +144,39 @@ pub fn for_each_redistributor(machine: &Machine, mut tell: impl FnMut(u64, Redis
             let affinity = (packed & 0xFF00_0000) << 8 | packed & 0xFF_FFFF;
             tell(affinity, Redistributor { base, typer, iidr: read(base + 0x4) });
             let own = if typer & 1 << 1 != 0 { 4 * SGI_FRAME } else { 2 * SGI_FRAME }; // VLPIS: two more frames
-            base += if machine.redistributor_stride != 0 { machine.redistributor_stride } else { own };
+            base += if stride != 0 { stride } else { own };
             if typer & 1 << 4 != 0 {
                 break;
             }
         }
     }
+}
+
+/// Memory that a redistributor uses on its own, because an earlier owner of the machine turned LPIs on: it reads the table of
+/// their properties and writes the table of pending ones, and on many implementations can't be stopped. Nothing of ours may
+/// lie there. (properties, pending), each empty where LPIs are off. `typer`: GICD_TYPER.
+pub fn lpi_tables(redistributor: Redistributor, typer: u32) -> (Range, Range) {
+    const ENABLE_LPIS: u32 = 1; // GICR_CTLR
+    if read(redistributor.base) & ENABLE_LPIS == 0 {
+        return (Range::default(), Range::default());
+    }
+    let wide = |offset| {
+        let address = redistributor.base + offset;
+        u64::from(read(address)) | u64::from(read(address + 4)) << 32
+    };
+    let (properties, pending) = (wide(0x70), wide(0x78)); // GICR_PROPBASER, GICR_PENDBASER (IHI 0069, 12.11)
+    // IDbits is the number of INTID bits less one, and no more than GICD_TYPER.IDbits counts. There is a byte and a bit for
+    // each INTID; that the bytes of the first 8192 are left out does not matter here.
+    let intids = 2u64 << (properties & 0x1F).min(u64::from(typer >> 19 & 0x1F));
+    let (properties, pending) = (properties & 0x000F_FFFF_FFFF_F000, pending & 0x000F_FFFF_FFFF_0000);
+    (Range { start: properties, length: intids }, Range { start: pending, length: intids / 8 })
+}
+
+/// ICC_SRE_EL1.SRE; `false`: it does not stick.
+fn enable_system_registers() -> bool {
+    write_register!("S3_0_C12_C12_5", 1);
+    arch::instruction_barrier();
+    read_register!("S3_0_C12_C12_5") & 1 == 1
 }
 
 /// Wakes this core's redistributor and CPU interface and enables SGIs 0..=7 and `timer`. `false`: the frame did not wake.
@@ -171,8 +202,9 @@ pub fn set_up_core(redistributor: Redistributor, timer: u32) -> bool {
     write(byte, read(byte) & !(0xFF << shift) | 0xA0 << shift);
     write(sgi + 0x100, ours); // GICR_ISENABLER0: writing ones sets
     wait_until(|| read(base) & 1 << 3 == 0); // GICR_CTLR.RWP
-    write_register!("S3_0_C12_C12_5", 1); // ICC_SRE_EL1.SRE
-    arch::instruction_barrier();
+    if !enable_system_registers() {
+        return false;
+    }
     write_register!("S3_0_C4_C6_0", 0xFF); // ICC_PMR_EL1: everything passes
     write_register!("S3_0_C12_C12_3", 0); // ICC_BPR1_EL1
     write_register!("S3_0_C12_C12_4", 0); // ICC_CTLR_EL1: EOImode 0, one write ends and deactivates
@@ -187,6 +219,12 @@ pub fn set_up_core(redistributor: Redistributor, timer: u32) -> bool {
 pub fn leave_service() {
     write_register!("S3_0_C12_C12_7", 0); // ICC_IGRPEN1_EL1
     arch::instruction_barrier();
+}
+
+/// Leaves `timer` alone of this core's interrupts, so that WFI sleeps until the timer fires: after the run nobody answers.
+pub fn keep_timer_only(redistributor: u64, timer: u32) {
+    write(redistributor + SGI_FRAME + 0x180, !(1 << timer)); // GICR_ICENABLER0: writing ones clears
+    wait_until(|| read(redistributor) & 1 << 3 == 0);
 }
 
 /// What a target's redistributor says of an SGI: (enabled, pending, active). Any core may read any frame.

@@ -14,7 +14,7 @@ use crate::console::line;
 use crate::ipi::{self, OFF, Waiting};
 use crate::percore::{Core, Shared};
 use crate::wait::{self, Stop};
-use crate::{arch, clock};
+use crate::{arch, clock, watchdog};
 
 /// Loops nest this deep.
 const LOOP_DEPTH: usize = 4;
@@ -97,7 +97,7 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
         if shared.abort.load(Ordering::Relaxed) != 0 {
             return Err(Stop);
         }
-        if wait::requested() {
+        if wait::requested(core) {
             shared.stop(abort_reason::REQUESTED, 0);
             ipi::wake_all();
             return Err(Stop);
@@ -140,8 +140,8 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
             },
             op::BROADCAST => ipi::broadcast(core, word.a, word.d as u32, word.c),
             op::SETTLE => ipi::settle(core),
-            op::DELAY => busy_until(arch::counter() + clock::ticks(word.d)),
-            op::AT => busy_until(shared.phase_started.load(Ordering::Relaxed) + clock::ticks(word.d)),
+            op::DELAY => busy_until(core, arch::counter() + clock::ticks(word.d)),
+            op::AT => busy_until(core, shared.phase_started.load(Ordering::Relaxed) + clock::ticks(word.d)),
             op::MASK => {
                 arch::mask_interrupts();
                 let end = arch::counter() + clock::ticks(word.d);
@@ -212,7 +212,13 @@ fn skip(core: &Core) {
     unsafe { (*core.entry).skipped_ops += 1 };
 }
 
-fn busy_until(end: u64) {
+fn busy_until(core: &Core, end: u64) {
+    if watchdog::fed_by(core) {
+        while arch::counter() < end {
+            watchdog::feed_if_due();
+            arch::yield_now();
+        }
+    }
     while arch::counter() < end {
         arch::yield_now();
     }

@@ -21,21 +21,24 @@ impl Range {
     }
 }
 
-/// Up to 64 ranges.
-pub struct Ranges {
-    items: [Range; 64],
+/// Up to `N` ranges.
+pub struct Ranges<const N: usize = 64> {
+    items: [Range; N],
     count: usize,
 }
 
-impl Ranges {
+impl<const N: usize> Ranges<N> {
     /// None.
     pub const fn new() -> Self {
-        Ranges { items: [Range { start: 0, length: 0 }; 64], count: 0 }
+        Ranges { items: [Range { start: 0, length: 0 }; N], count: 0 }
     }
 
-    /// Adds one; `false` when there is no room.
+    /// Adds one, unless one that is there already contains it; `false` when there is no room.
     pub fn push(&mut self, start: u64, length: u64) -> bool {
-        if length == 0 {
+        let known = |range: &Range| {
+            start >= range.start && start.saturating_add(length) <= range.start.saturating_add(range.length)
+        };
+        if length == 0 || self.items[..self.count].iter().any(known) {
             return true;
         }
         let Some(item) = self.items.get_mut(self.count) else { return false };
@@ -66,13 +69,22 @@ pub enum Conduit {
     Smc,
 }
 
-/// A UART whose transmit side the console knows.
+/// A UART that the console knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UartKind {
-    /// PL011 and the SBSA generic UART.
+    /// PL011.
     Pl011,
+    /// The SBSA generic UART: a PL011 without the registers that set it up.
+    Sbsa,
     /// i.MX.
     Imx,
+    /// 16550 and its relatives.
+    Ns16550 {
+        /// Bytes from one register to the next, as a power of two.
+        shift: u8,
+        /// Whether registers are accessed as 32-bit words; else as bytes.
+        wide: bool,
+    },
 }
 
 /// The console.
@@ -84,6 +96,29 @@ pub struct Uart {
     pub base: u64,
 }
 
+/// A watchdog that the kit can feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchdogKind {
+    /// i.MX, since i.MX21.
+    Imx,
+    /// The SBSA generic watchdog; the physical address of its refresh frame.
+    Sbsa(u64),
+    /// Synopsys DesignWare.
+    DesignWare,
+}
+
+/// A watchdog that the description says is in use. Whether it runs, its registers say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watchdog {
+    /// What it is; `None`: a kind that the kit does not know.
+    pub kind: Option<WatchdogKind>,
+    /// Physical address of its (control) registers.
+    pub base: u64,
+}
+
+/// How many watchdogs the kit looks after.
+pub const MAX_WATCHDOGS: usize = 4;
+
 /// A core as the description names it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CoreDescription {
@@ -92,6 +127,9 @@ pub struct CoreDescription {
     /// Whether it may be started.
     pub usable: bool,
 }
+
+/// Room for what must not be touched: what a description reserves, and a table of pending LPIs for each core.
+pub const RESERVED_RANGES: usize = MAX_CORES + 128;
 
 /// Everything known about the machine.
 pub struct Machine {
@@ -110,15 +148,17 @@ pub struct Machine {
     /// RAM.
     pub memory: Ranges,
     /// What in it must not be touched.
-    pub reserved: Ranges,
+    pub reserved: Ranges<RESERVED_RANGES>,
     /// Where console text goes.
     pub console: Option<Uart>,
     /// INTID of the EL1 virtual timer.
     pub virtual_timer: u32,
     /// The plan.
     pub plan: Range,
-    /// Whether a watchdog runs that the description names.
-    pub watchdog: bool,
+    /// Watchdogs in use.
+    pub watchdogs: [Option<Watchdog>; MAX_WATCHDOGS],
+    /// [`trace_ring::layout::platform_flag`] bits.
+    pub platform: u8,
 }
 
 impl Machine {
@@ -136,7 +176,8 @@ impl Machine {
             console: None,
             virtual_timer: 27,
             plan: Range { start: 0, length: 0 },
-            watchdog: false,
+            watchdogs: [None; MAX_WATCHDOGS],
+            platform: 0,
         }
     }
 }

@@ -16,7 +16,11 @@
 //! | `wait`, `interpreter` | barriers, turns, postures; the plan's operations |
 //! | `clock` | the counter and its self-test |
 //! | `exception`, `log` | faults and panics; defmt |
+//! | `options`, `serial` | boot arguments; results over the console after the run |
+//! | `watchdog` | those that a boot loader left running |
 #![cfg_attr(target_os = "none", no_std, no_main)]
+// On a host only what knows no hardware is built, for its tests.
+#![cfg_attr(test, allow(dead_code, reason = "what uses it knows hardware"))]
 
 #[cfg(target_os = "none")]
 mod arch;
@@ -26,7 +30,7 @@ mod clock;
 mod console;
 #[cfg(target_os = "none")]
 mod exception;
-#[cfg(target_os = "none")]
+#[cfg(any(test, target_os = "none"))]
 mod fdt;
 #[cfg(target_os = "none")]
 mod gic;
@@ -36,22 +40,28 @@ mod interpreter;
 mod ipi;
 #[cfg(target_os = "none")]
 mod log;
-#[cfg(target_os = "none")]
+#[cfg(any(test, target_os = "none"))]
 mod machine;
 #[cfg(target_os = "none")]
 mod memory;
+#[cfg(any(test, target_os = "none"))]
+mod options;
 #[cfg(target_os = "none")]
 mod percore;
 #[cfg(target_os = "none")]
 mod psci;
 #[cfg(target_os = "none")]
 mod region;
+#[cfg(any(test, target_os = "none"))]
+mod serial;
 #[cfg(target_os = "none")]
 mod sgi;
 #[cfg(target_os = "none")]
 mod target;
 #[cfg(target_os = "none")]
 mod wait;
+#[cfg(target_os = "none")]
+mod watchdog;
 
 #[cfg(not(target_os = "none"))]
 fn main() {

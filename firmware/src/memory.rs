@@ -223,7 +223,13 @@ pub fn translation_registers() -> (u64, u64) {
 }
 
 /// Finds `length` bytes on a boundary of `align` in `memory` that touch nothing in `taken`, above `floor` if possible.
-pub fn find_free(memory: &Ranges, taken: &Ranges, length: u64, align: u64, floor: u64) -> Option<u64> {
+pub fn find_free<const N: usize>(
+    memory: &Ranges,
+    taken: &Ranges<N>,
+    length: u64,
+    align: u64,
+    floor: u64,
+) -> Option<u64> {
     [floor, 0].into_iter().find_map(|floor| {
         memory.iter().find_map(|range| {
             let mut start = range.start.max(floor).next_multiple_of(align);

@@ -63,6 +63,8 @@ impl Region {
                 (*place).min = u64::MAX;
             }
         }
+        // SAFETY: inside the meta section, which `lay_out` made for as many bytes.
+        unsafe { core::ptr::copy_nonoverlapping(plan.meta.as_ptr(), region.at(sections.meta, 0), plan.meta.len()) };
         region
     }
 

@@ -19,13 +19,15 @@ use crate::exception::refuse;
 use crate::gic::Redistributor;
 use crate::machine::{Conduit, Machine};
 use crate::memory::{self, Arena, Attribute, Tables};
+use crate::options::Options;
 use crate::percore::{Core, Hot, Inbox, Layout, Mail, NOBODY, Pending, RowHead, Shared, Twins};
 use crate::region::Region;
 use crate::wait::{self, COMPARE, Stop};
-use crate::{arch, clock, fdt, gic, interpreter, ipi, psci};
+use crate::{arch, clock, fdt, gic, interpreter, ipi, psci, serial, watchdog};
 use arch::read_register;
 
 core::arch::global_asm!(include_str!("boot.s"), options(raw));
+core::arch::global_asm!(include_str!("launch.s"), options(raw));
 
 /// The build's identity, in the image, in the ELF and in the region.
 static BUILD_ID: [u8; 32] = {
@@ -50,6 +52,10 @@ struct Patched<T>(UnsafeCell<T>);
 // SAFETY: written by the host before the start and by the boot core once.
 unsafe impl<T> Sync for Patched<T> {}
 
+/// `launch.s` lies right behind the locator (the linker script says so), and ends before the first page does.
+const LAUNCHER_OFFSET: u32 = (trace_ring::layout::LOCATOR_OFFSET + size_of::<Locator>() as u64) as u32;
+const LAUNCHER_LENGTH: u32 = 4 * 53;
+
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".head.locator")]
 static LOCATOR: Patched<Locator> = Patched(UnsafeCell::new(Locator {
@@ -62,6 +68,8 @@ static LOCATOR: Patched<Locator> = Patched(UnsafeCell::new(Locator {
     plan_pa: 0,
     plan_len: 0,
     build_id: BUILD_ID,
+    launcher_offset: LAUNCHER_OFFSET,
+    launcher_len: LAUNCHER_LENGTH,
 }));
 
 /// Where cores parked by an EL3 entry look; in .data, because they look before .bss is zeroed.
@@ -134,6 +142,8 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         Err(error) => refuse(fault_kind::REFUSED, format_args!("device tree at {tree_pa:#x}: {error}")),
     };
     let read = fdt::read(tree, machine);
+    let arguments = fdt::boot_arguments(tree).unwrap_or("");
+    let options = Options::parse(arguments, |_| {});
     if let Some(uart) = machine.console
         && tables.map_identity(uart.base, 4096, Attribute::Device).is_some()
     {
@@ -154,6 +164,10 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
             fault_kind::REFUSED,
             format_args!("CNTFRQ_EL0 is 0: the boot firmware must set the counter's frequency"),
         );
+    }
+    serial::configure(options.results);
+    if options.feed_watchdogs {
+        watchdog::adopt(machine, &mut tables);
     }
 
     // 2. The plan.
@@ -177,13 +191,51 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     };
     let cores = plan.header.core_count as usize;
 
-    // 3. Memory: work memory and the region, clear of everything that is in use.
+    // 3. Interrupt controller: before memory is chosen, because an earlier owner may have given it some.
+    must!(
+        tables.map_identity(machine.distributor.start, machine.distributor.length.min(0x1_0000), Attribute::Device),
+        "page tables: no room"
+    );
+    for region in machine.redistributors.iter() {
+        must!(tables.map_identity(region.start, region.length, Attribute::Device), "page tables: no room");
+    }
+    tables.publish();
+    let identity = match gic::set_up_distributor(machine, entry_el == 3) {
+        Ok(identity) => identity,
+        Err(error) => refuse(fault_kind::REFUSED, format_args!("{error}")),
+    };
+    // SAFETY: the boot core alone runs.
+    let redistributors = unsafe { &mut *REDISTRIBUTORS.0.get() };
+    let mut fits = true;
+    gic::for_each_redistributor(&machine.redistributors, machine.redistributor_stride, |affinity, frame| {
+        let described = &machine.cores[..machine.core_count];
+        if let Some(id) = described.iter().position(|core| core.mpidr == affinity) {
+            redistributors[id] = frame;
+        }
+        let (properties, pending) = gic::lpi_tables(frame, identity.typer);
+        fits &= machine.reserved.push(properties.start, properties.length);
+        fits &= machine.reserved.push(pending.start, pending.length);
+    });
+
+    // An SGI names Aff0 by sixteen bits and a range selector (IHI 0069, 12.2.22); without the latter, 16 and above are out of
+    // reach. Such a core is not started.
+    const RANGE_SELECTOR: u32 = 1 << 26; // GICD_TYPER.RSS
+    let in_reach =
+        |core: &crate::machine::CoreDescription| core.mpidr & 0xFF < 16 || identity.typer & RANGE_SELECTOR != 0;
+    let mut unreachable = [false; MAX_CORES];
+    for (core, unreachable) in machine.cores.iter_mut().zip(&mut unreachable) {
+        *unreachable = core.usable && !in_reach(core);
+        core.usable &= !*unreachable;
+    }
+
+    // 4. Memory: work memory and the region, clear of everything that is in use.
     let image_length = memory::image_length().next_multiple_of(REGION_ALIGN);
-    let fits = machine.reserved.push(load, image_length)
+    fits = fits
+        && machine.reserved.push(load, image_length)
         && machine.reserved.push(tree_pa, tree_len as u64)
         && machine.reserved.push(machine.plan.start, machine.plan.length);
     if !fits {
-        refuse(fault_kind::REFUSED, format_args!("device tree: too many reserved ranges"));
+        refuse(fault_kind::REFUSED, format_args!("too many reserved ranges: the tree's, and tables of LPIs"));
     }
     let pressure_bytes = plan.ops.iter().filter(|word| word.code == trace_ring::plan::op::PRESSURE);
     let pressure_bytes = pressure_bytes.map(|word| u64::from(word.c.min(1 << 16)) << 10).max().unwrap_or(0);
@@ -199,17 +251,10 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         "memory: no {} MiB free for work memory and rings",
         (work + region_length) >> 20
     );
-    let non_cacheable = plan.header.flags & plan_flag::NON_CACHEABLE != 0;
+    let non_cacheable = options.non_cacheable.unwrap_or(plan.header.flags & plan_flag::NON_CACHEABLE != 0);
     let region_attribute = if non_cacheable { Attribute::NonCacheable } else { Attribute::Data };
     must!(tables.map_identity(base, work, Attribute::Data), "page tables: no room");
     must!(tables.map_identity(base + work, region_length, region_attribute), "page tables: no room");
-    must!(
-        tables.map_identity(machine.distributor.start, machine.distributor.length.min(0x1_0000), Attribute::Device),
-        "page tables: no room"
-    );
-    for region in machine.redistributors.iter() {
-        must!(tables.map_identity(region.start, region.length, Attribute::Device), "page tables: no room");
-    }
     tables.publish();
     if non_cacheable {
         // Lines that an earlier owner left dirty must not be written over the rings later.
@@ -217,31 +262,6 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     }
     let mut arena = Arena::new(base, work);
     let region = Region::build(base + work, &plan);
-
-    // 4. Interrupt controller.
-    let identity = match gic::set_up_distributor(machine, entry_el == 3) {
-        Ok(identity) => identity,
-        Err(error) => refuse(fault_kind::REFUSED, format_args!("{error}")),
-    };
-    // SAFETY: the boot core alone runs.
-    let redistributors = unsafe { &mut *REDISTRIBUTORS.0.get() };
-    gic::for_each_redistributor(machine, |affinity, frame| {
-        let described = &machine.cores[..machine.core_count];
-        if let Some(id) = described.iter().position(|core| core.mpidr == affinity) {
-            redistributors[id] = frame;
-        }
-    });
-
-    // An SGI names Aff0 by sixteen bits and a range selector (IHI 0069, 12.2.22); without the latter, 16 and above are out of
-    // reach. Such a core is not started.
-    const RANGE_SELECTOR: u32 = 1 << 26; // GICD_TYPER.RSS
-    let in_reach =
-        |core: &crate::machine::CoreDescription| core.mpidr & 0xFF < 16 || identity.typer & RANGE_SELECTOR != 0;
-    let mut unreachable = [false; MAX_CORES];
-    for (core, unreachable) in machine.cores.iter_mut().zip(&mut unreachable) {
-        *unreachable = core.usable && !in_reach(core);
-        core.usable &= !*unreachable;
-    }
 
     // 5. What cores own and share; the directory, so that from here on the host sees what happens.
     let boot_core = machine.cores[..machine.core_count].iter().position(|core| core.mpidr == arch::affinity());
@@ -276,6 +296,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         slot_count: plan.header.slot_count,
         histogram_count: plan.header.histogram_count,
         phase_count: plan.header.phase_count,
+        meta_len: plan.header.meta_len,
         gicd_pa_low: machine.distributor.start as u32,
         gicd_pa_high: (machine.distributor.start >> 32) as u32,
         gicd_typer: identity.typer,
@@ -294,6 +315,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         deterministic: (plan.header.flags & plan_flag::DETERMINISTIC != 0).into(),
         hypervisor_uid: psci::hypervisor_uid(machine.conduit),
         psci_version,
+        platform: machine.platform,
         boot_core: boot_core as u32,
         ..Region::blank()
     });
@@ -321,10 +343,10 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     start_secondaries(shared, machine, &mut tables, &mut arena, load, entry_el);
     let live = shared.live_cores().count();
     defmt::info!("{=u32} of {=u32} cores are up", live as u32, cores as u32);
-    if machine.watchdog {
-        defmt::warn!("the device tree names an enabled watchdog: it is not fed");
-        line!("ipiscope NOTE the device tree names an enabled watchdog: it is not fed");
-    }
+    watchdog::report(machine);
+    Options::parse(arguments, |word| {
+        line!("ipiscope NOTE boot argument {word:?} is not understood and changes nothing")
+    });
     line!("KTAP version 1");
     line!("1..{}", plan.header.phase_count);
 
@@ -768,7 +790,8 @@ fn compare_clocks(core: &'static Core, after: bool) -> Result<(), Stop> {
     Ok(())
 }
 
-/// The end of the run: totals, the last line, the state that tells the host that nothing moves any more.
+/// The end of the run: totals, the last line, the state that tells the host that nothing moves any more. Then results over
+/// the console, for as long as the machine is on.
 fn finish(shared: &'static Shared, outcome: Result<(), Stop>) -> ! {
     arch::mask_interrupts();
     let reason = shared.abort.load(Ordering::Acquire);
@@ -808,5 +831,5 @@ fn finish(shared: &'static Shared, outcome: Result<(), Stop>) -> ! {
     arch::synchronize();
     set_state(if complete { run_state::ENDED } else { run_state::ABORTED });
     arch::synchronize();
-    Core::retire()
+    serial::serve()
 }

@@ -14,7 +14,7 @@ use trace_ring::record::ReceiverState;
 
 use crate::arch::{self, write_register};
 use crate::percore::{Core, NOBODY, Shared};
-use crate::{gic, ipi};
+use crate::{gic, ipi, watchdog};
 
 /// The run is to end: leave the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,7 @@ fn wait_until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) 
     let shared = Shared::get();
     core.wait_until.set(deadline);
     rearm(core);
+    let feeds = watchdog::fed_by(core);
     let outcome = loop {
         let seen = core.inbox.attention.load(Ordering::Acquire); // pairs with the Release of whoever bumped it
         if condition() {
@@ -90,6 +91,11 @@ fn wait_until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) 
         }
         if arch::counter() >= deadline {
             break Ok(false);
+        }
+        if feeds {
+            watchdog::feed_if_due();
+            core.wait_until.set(deadline.min(watchdog::due()));
+            rearm(core);
         }
         let posture = core.inbox.posture.load(Ordering::Acquire);
         core.inbox.posture_taken.store(posture, Ordering::Release);
@@ -234,9 +240,16 @@ pub fn set_posture(core: &'static Core, target: &'static Core, posture: u8) -> R
     Ok(())
 }
 
-/// Whether the host asked to stop. Never looks in a deterministic run: control flow must not hang on what the host wrote.
-pub fn requested() -> bool {
+/// What a core does between operations: feeds watchdogs, and says whether the host asked to stop. Nothing of that in a
+/// deterministic run: control flow must not hang on what the host wrote, nor on a watchdog.
+pub fn requested(core: &Core) -> bool {
     let shared = Shared::get();
+    if !shared.listens {
+        return false;
+    }
+    if watchdog::fed_by(core) {
+        watchdog::feed_if_due();
+    }
     // SAFETY: the request word of the mapped region.
-    shared.listens && unsafe { (*shared.request).load(Ordering::Relaxed) } != 0
+    unsafe { (*shared.request).load(Ordering::Relaxed) != 0 }
 }

@@ -7,6 +7,7 @@
 //!          HeadLine[core_count]       the lanes' heads, one 64-byte line a core, packed so that one read polls all
 //!          LaneDescriptor[4 * cores]  where each lane's records lie
 //!          PhaseResult[phase_count]   when each phase of the plan began and ended
+//!          meta                       the plan as the host named it, JSON: whoever finds the region can tell what ran
 //!          PairSlot[slot_count]       counters of one (from, to, phase, INTID, state)
 //!          [u32; 512][hist_count]     histograms of pair slots
 //!          FaultEntry[core_count]     exceptions and panics
@@ -21,7 +22,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this crate that two separately built programs share: region, records, plan.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// First word of a live [`Directory`]: "ipiscope" in ASCII, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ipiscope");
@@ -94,6 +95,11 @@ pub struct Locator {
     pub plan_len: u64,
     /// Identity of the build: the same in the ELF, in the image and in the region.
     pub build_id: [u8; 32],
+    /// Where in the image, in bytes from its start, a debug probe finds the code that makes room for it: position-independent,
+    /// to be copied anywhere and run by the boot core (`launch.s` in the firmware says what it expects).
+    pub launcher_offset: u32,
+    /// Its bytes; 0: there is none.
+    pub launcher_len: u32,
 }
 
 /// State of a run, [`Status::state`].
@@ -136,6 +142,8 @@ pub struct Sections {
     pub lanes: u64,
     /// [`PhaseResult`] for each phase.
     pub phases: u64,
+    /// What the host calls the plan, its phases and its limits: [`Directory::meta_len`] bytes of JSON, copied from the plan.
+    pub meta: u64,
     /// [`PairSlot`] for each slot.
     pub slots: u64,
     /// Histograms, [`HISTOGRAM_BYTES`] each.
@@ -210,20 +218,28 @@ pub struct Directory {
     pub non_cacheable: u8,
     /// 1 when the plan ran with `deterministic` (the request word is not read).
     pub deterministic: u8,
-    /// Reserved, 0.
-    pub reserved0: u8,
+    /// [`platform_flag`] bits.
+    pub platform: u8,
     /// UID of a hypervisor that answered the SMCCC vendor call 0x8600_FF01; zeroes: none did.
     pub hypervisor_uid: [u32; 4],
     /// PSCI_VERSION's answer, 0 without PSCI.
     pub psci_version: u32,
     /// The boot core's id.
     pub boot_core: u32,
+    /// Bytes of the section `meta`; 0: the plan came without.
+    pub meta_len: u64,
     /// Room for later constants.
-    pub reserved: [u64; 17],
+    pub reserved: [u64; 15],
     /// Written by the target while it runs.
     pub status: Status,
     /// Written by the host.
     pub request: Request,
+}
+
+/// What the device tree says of the machine, [`Directory::platform`].
+pub mod platform_flag {
+    /// The root node is compatible with `linux,dummy-virt`: an emulator's or a hypervisor's generic machine.
+    pub const VIRT_TREE: u8 = 1;
 }
 
 /// The PSCI conduit, [`Directory::psci_conduit`].
@@ -290,6 +306,8 @@ pub mod core_state {
     pub const DISABLED: u32 = 7;
     /// Its affinity level 0 is 16 or above, and the distributor has no range selector (GICD_TYPER.RSS): no SGI reaches it.
     pub const UNREACHABLE: u32 = 8;
+    /// Never written: a host that lacks an entry puts this in its place.
+    pub const UNKNOWN: u32 = u32::MAX;
 }
 
 /// One core: who it is, what became of it, and its clock. 192 bytes.
@@ -539,7 +557,7 @@ pub struct Truth {
 
 const _: () = {
     use core::mem::{offset_of, size_of};
-    assert!(size_of::<Locator>() == 88);
+    assert!(size_of::<Locator>() == 96);
     assert!(size_of::<Directory>() == 512);
     assert!(offset_of!(Directory, status) == 384);
     assert!(offset_of!(Directory, request) == 448);
@@ -567,6 +585,8 @@ pub struct Shape {
     pub cores: u64,
     /// Phases.
     pub phases: u64,
+    /// Bytes of the plan's `meta`.
+    pub meta: u64,
     /// Pair slots.
     pub slots: u64,
     /// Histograms.
@@ -585,12 +605,13 @@ pub const fn lay_out(shape: Shape) -> (Sections, u64) {
     let heads = cores + line(shape.cores * 192);
     let lanes = heads + line(shape.cores * 64);
     let phases = lanes + line(shape.cores * LANES_PER_CORE as u64 * 32);
-    let slots = phases + line(shape.phases * 64);
+    let meta = phases + line(shape.phases * 64);
+    let slots = meta + line(shape.meta);
     let histograms = slots + line(shape.slots * 192);
     let faults = histograms + line(shape.histograms * HISTOGRAM_BYTES);
     let logs = faults + line(shape.cores * 512);
     let truth = logs + line(shape.cores * LOG_STRIDE);
     let records = (truth + line(shape.cores * 64)).next_multiple_of(4096);
     let length = (records + shape.records * crate::record::RECORD_BYTES).next_multiple_of(REGION_ALIGN);
-    (Sections { cores, heads, lanes, phases, slots, histograms, faults, logs, truth, records }, length)
+    (Sections { cores, heads, lanes, phases, meta, slots, histograms, faults, logs, truth, records }, length)
 }

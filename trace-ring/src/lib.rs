@@ -11,6 +11,7 @@
 //! | [`reader`] | the host's end: lapped and torn records found, `written = accepted + lost` always |
 //! | [`histogram`] | log-linear buckets, the same arithmetic on both ends |
 //! | [`mailbox`] | the word that carries a sender's time and number, which a GICv3 SGI does not |
+//! | [`mod@line`] | pieces of the region as printable, checksummed lines for a console |
 //! | [`plan`] | the program that the host compiles and the firmware interprets |
 //!
 //! Everything is little-endian and built of fixed-width fields; sizes and offsets are asserted at compile time. A change
@@ -25,6 +26,7 @@ compile_error!("the shared layout is little-endian; so are all machines that thi
 
 pub mod histogram;
 pub mod layout;
+pub mod line;
 pub mod mailbox;
 pub mod plan;
 pub mod reader;

@@ -1,7 +1,7 @@
 //! The plan: a small program for each core, compiled by the host, interpreted by the firmware.
 //!
 //! ```text
-//! PlanHeader | Op[op_count] | CoreProgram[core_count] | PlanSlot[slot_count] | twins: Twin[twin_count]
+//! PlanHeader | Op[op_count] | CoreProgram[core_count] | PlanSlot[slot_count] | twins: Twin[twin_count] | meta
 //! ```
 //!
 //! Every section begins at the byte offset that the header names, on an 8-byte boundary. The whole blob carries a CRC-32.
@@ -184,8 +184,12 @@ pub struct PlanHeader {
     /// How long a sender waits at most for an SGI that its target's redistributor shows as pending or active, ns: such a
     /// message is not lost, so T does not end the wait. 0: eight times T.
     pub patience_ns: u64,
+    /// Byte offset and bytes of what the host calls the plan (JSON), which the firmware copies into the region unread.
+    pub meta: u64,
+    /// See above; 0: there is none.
+    pub meta_len: u64,
     /// Reserved, 0.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 2],
 }
 
 /// A core's entry into the operations, and the size of its lanes. 16 bytes.
@@ -400,6 +404,8 @@ pub struct Plan<'a> {
     pub slots: &'a [PlanSlot],
     /// Fault twins.
     pub twins: &'a [Twin],
+    /// What the host calls it.
+    pub meta: &'a [u8],
 }
 
 fn section<'a, T: FromBytes + Immutable + KnownLayout>(
@@ -441,6 +447,11 @@ impl<'a> Plan<'a> {
             programs: section(bytes, header.programs, header.core_count, "programs")?,
             slots: section(bytes, header.slots, header.slot_count, "slots")?,
             twins: section(bytes, header.twins, header.twin_count, "twins")?,
+            meta: match u32::try_from(header.meta_len) {
+                Ok(0) => &[],
+                Ok(length) => section(bytes, header.meta, length, "meta")?,
+                Err(_) => return Err(PlanError::Section { name: "meta" }),
+            },
         };
         plan.check()?;
         Ok(plan)
@@ -511,6 +522,7 @@ impl<'a> Plan<'a> {
         crate::layout::Shape {
             cores: self.header.core_count.into(),
             phases: self.header.phase_count.into(),
+            meta: self.header.meta_len,
             slots: self.header.slot_count.into(),
             histograms: self.header.histogram_count.into(),
             records,
@@ -527,7 +539,7 @@ pub fn checksum(plan: &[u8]) -> u32 {
 }
 
 /// CRC-32 with the polynomial of IEEE 802.3, reflected, as zlib computes it.
-fn crc32(bytes: impl Iterator<Item = u8>) -> u32 {
+pub(crate) fn crc32(bytes: impl Iterator<Item = u8>) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
         let mut index = 0;

@@ -5,7 +5,7 @@
 //! (its barrier orders a head only before the record after the next), so record `i` is accepted iff `i + N > h2 + 1`, and
 //! only if it carries its own number twice. `docs/ring-protocol.md` has the argument, the model checker runs it.
 //!
-//! For each lane, always: `written = accepted + lapped + torn + dropped`.
+//! For each lane, always: `written = accepted + lapped + torn + dropped + left`.
 #![cfg(not(target_os = "none"))]
 
 use std::vec::Vec;
@@ -117,7 +117,7 @@ pub enum Loss {
     Dropped,
 }
 
-/// The accounts of a lane: `written = accepted + lapped + torn + dropped`.
+/// The accounts of a lane: `written = accepted + lapped + torn + dropped + left`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Records the writer appended or turned away, as far as the reader has come.
@@ -130,12 +130,14 @@ pub struct Account {
     pub torn: u64,
     /// See [`Loss::Dropped`].
     pub dropped: u64,
+    /// Published and never fetched: the link was lost, or nobody waited for it ([`LaneReader::abandon`]).
+    pub left: u64,
 }
 
 impl Account {
     /// All that was missed.
     pub const fn lost(&self) -> u64 {
-        self.lapped + self.torn + self.dropped
+        self.lapped + self.torn + self.dropped + self.left
     }
 
     /// Whether the accounts add up. They always do; callers assert it.
@@ -232,10 +234,21 @@ impl LaneReader {
         &mut self,
         source: &mut S,
         writer: Writer,
+        sink: impl FnMut(Drained<'_>),
+    ) -> Result<(), ReadError<S::Error>> {
+        self.drain_some(source, writer, u64::MAX, sink)
+    }
+
+    /// The same, of the next `most` records at most: for a link on which a lane takes minutes.
+    pub fn drain_some<S: RegionSource>(
+        &mut self,
+        source: &mut S,
+        writer: Writer,
+        most: u64,
         mut sink: impl FnMut(Drained<'_>),
     ) -> Result<(), ReadError<S::Error>> {
         let mut buffer = core::mem::take(&mut self.buffer);
-        let result = self.drain_through(&mut buffer, source, writer, &mut sink);
+        let result = self.drain_through(&mut buffer, source, writer, most, &mut sink);
         self.buffer = buffer;
         self.account.written = self.next + self.account.dropped;
         debug_assert!(self.account.is_whole());
@@ -247,12 +260,14 @@ impl LaneReader {
         buffer: &mut Vec<u8>,
         source: &mut S,
         writer: Writer,
+        most: u64,
         sink: &mut impl FnMut(Drained<'_>),
     ) -> Result<(), ReadError<S::Error>> {
         // Before the head: the writer drops only after its last record, so all of them stand before what was dropped.
         let dropped = read_count(source, self.dropped, "dropped", self.account.dropped)?;
-        let goal = read_count(source, self.head, "head", self.next)?;
-        let mut head = goal;
+        let mut head = read_count(source, self.head, "head", self.next)?;
+        let goal = head.min(self.next.saturating_add(most));
+        let all = goal == head;
         while self.next < goal {
             // What is overwritten already, or might be, need not be copied.
             let gone = self.first_safe(head, writer).min(goal);
@@ -272,12 +287,21 @@ impl LaneReader {
             head = read_count(source, self.head, "head", head)?;
             self.accept(bytes, self.first_safe(head, writer), sink);
         }
-        if dropped > self.account.dropped {
+        if all && dropped > self.account.dropped {
             let count = dropped - self.account.dropped;
             self.account.dropped = dropped;
             sink(Drained::Lost { first: self.next, count, cause: Loss::Dropped });
         }
         Ok(())
+    }
+
+    /// Gives up what was published up to `head` and not read: nobody will fetch it any more.
+    pub fn abandon(&mut self, head: u64) {
+        if head > self.next && head <= MOST_RECORDS {
+            self.account.left += head - self.next;
+            self.next = head;
+            self.account.written = self.next + self.account.dropped;
+        }
     }
 
     /// The first record that can't have been touched by a later one, the head having been `head` after it was copied.
@@ -399,6 +423,7 @@ impl Region {
             ("heads", sections.heads, cores * size_of::<HeadLine>() as u64),
             ("lanes", sections.lanes, cores * (LANES_PER_CORE * size_of::<LaneDescriptor>()) as u64),
             ("phases", sections.phases, u64::from(directory.phase_count) * size_of::<PhaseResult>() as u64),
+            ("meta", sections.meta, directory.meta_len),
             ("slots", sections.slots, u64::from(directory.slot_count) * size_of::<PairSlot>() as u64),
             ("histograms", sections.histograms, u64::from(directory.histogram_count) * HISTOGRAM_BYTES),
             ("faults", sections.faults, cores * size_of::<FaultEntry>() as u64),
@@ -456,6 +481,11 @@ impl Region {
     /// The phases.
     pub fn phases<S: RegionSource>(&self, source: &mut S) -> Result<Vec<PhaseResult>, ReadError<S::Error>> {
         read_values(source, self.directory.sections.phases, self.directory.phase_count as usize)
+    }
+
+    /// What the host called the plan: JSON, empty where the plan came without.
+    pub fn meta<S: RegionSource>(&self, source: &mut S) -> Result<Vec<u8>, ReadError<S::Error>> {
+        read_values(source, self.directory.sections.meta, self.directory.meta_len as usize)
     }
 
     /// The pair slots.

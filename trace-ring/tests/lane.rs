@@ -307,7 +307,7 @@ proptest! {
         target.finish();
         prop_assert!(seen.drain(&mut reader, &mut target, Writer::Live).is_ok());
         let accepted = left.min(1 << log2);
-        let expected = Account { written: left, accepted, lapped: 0, torn: 0, dropped: left - accepted };
+        let expected = Account { written: left, accepted, lapped: 0, torn: 0, dropped: left - accepted, left: 0 };
         prop_assert_eq!(reader.account(), expected);
     }
 
@@ -329,7 +329,7 @@ proptest! {
         let (mut reader, mut seen) = (target.reader(), Seen::default());
         prop_assert!(seen.drain(&mut reader, &mut target, Writer::Quiescent).is_ok());
         let torn = damaged.len() as u64;
-        let expected = Account { written: left, accepted: left - oldest - torn, lapped: oldest, torn, dropped: 0 };
+        let expected = Account { written: left, accepted: left - oldest - torn, lapped: oldest, torn, dropped: 0, left: 0 };
         prop_assert_eq!(reader.account(), expected);
     }
 
@@ -361,7 +361,7 @@ fn a_head_or_a_count_that_goes_backwards_is_damage_and_changes_no_account() {
     let (mut reader, mut seen) = (target.reader(), Seen::default());
     seen.drain(&mut reader, &mut target, Writer::Live).unwrap();
     let before = reader.account();
-    assert_eq!(before, Account { written: 13, accepted: 10, lapped: 0, torn: 0, dropped: 3 });
+    assert_eq!(before, Account { written: 13, accepted: 10, lapped: 0, torn: 0, dropped: 3, left: 0 });
     for (head, dropped, damaged) in
         [(9, 3, "head"), (0, 3, "head"), (u64::MAX, 3, "head"), (10, 2, "dropped"), (10, u64::MAX, "dropped")]
     {
@@ -474,7 +474,7 @@ fn a_thread_under_policy_stop_keeps_its_prefix_and_counts_the_rest() {
         }
     });
     seen.drain(&mut reader, &mut &lane, Writer::Quiescent).unwrap();
-    let expected = Account { written: 100_000, accepted: 1024, lapped: 0, torn: 0, dropped: 98_976 };
+    let expected = Account { written: 100_000, accepted: 1024, lapped: 0, torn: 0, dropped: 98_976, left: 0 };
     assert_eq!(reader.account(), expected);
 }
 
@@ -493,7 +493,7 @@ fn policy_trigger_keeps_half_a_ring_from_before_it_fired_and_half_from_after() {
     }
     let (mut reader, mut seen) = (lane.reader(), Seen::default());
     seen.drain(&mut reader, &mut &lane, Writer::Quiescent).unwrap();
-    assert_eq!(reader.account(), Account { written: 100, accepted: 16, lapped: 42, torn: 0, dropped: 42 });
+    assert_eq!(reader.account(), Account { written: 100, accepted: 16, lapped: 42, torn: 0, dropped: 42, left: 0 });
 }
 
 #[test]
@@ -507,4 +507,21 @@ fn only_policy_trigger_can_fire() {
         }
         assert_eq!(writer.head(), written, "{policy:?}");
     }
+}
+
+#[test]
+fn what_is_given_up_is_accounted_for_and_a_lane_can_be_read_in_parts() {
+    let lane = Shared::new(5);
+    let writer = lane.writer(Policy::Overwrite);
+    (0..10).for_each(|index| writer.append(event(index)));
+    let mut reader = lane.reader();
+    reader.drain_some(&mut &lane, Writer::Quiescent, 4, |_| {}).unwrap();
+    assert_eq!(reader.account(), Account { written: 4, accepted: 4, ..Account::default() });
+    // A head that is older than what was read, or that no lane ever had, changes nothing.
+    reader.abandon(3);
+    reader.abandon(u64::MAX);
+    assert_eq!(reader.account().left, 0);
+    reader.abandon(10);
+    assert_eq!(reader.account(), Account { written: 10, accepted: 4, left: 6, ..Account::default() });
+    assert!(reader.account().is_whole());
 }

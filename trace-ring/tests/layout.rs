@@ -40,7 +40,7 @@ impl Golden {
 
 #[test]
 fn the_version_is_the_one_that_this_file_describes() {
-    assert_eq!(ABI_VERSION, 1);
+    assert_eq!(ABI_VERSION, 2);
     assert_eq!(
         (MAGIC, LOCATOR_MAGIC, PLAN_MAGIC),
         (0x6570_6F63_7369_7069, 0x9A8F_909C_8C96_8F96, 0x314E_414C_5049_5049)
@@ -93,8 +93,14 @@ fn the_locator_and_the_directory_lie_like_this() {
         plan_pa: 6,
         plan_len: 7,
         build_id,
+        launcher_offset: 8,
+        launcher_len: 9,
     };
-    let golden = Golden::of(88).at(0, 8, [LOCATOR_MAGIC]).at(8, 4, [2]).at(16, 8, [3, 4, 5, 6, 7]).at(56, 1, ids);
+    let golden = Golden::of(96).at(0, 8, [LOCATOR_MAGIC]).at(8, 4, [2]).at(16, 8, [3, 4, 5, 6, 7]).at(56, 1, ids).at(
+        88,
+        4,
+        [8, 9],
+    );
     golden.assert_eq(locator.as_bytes());
 
     let mut directory = Directory::new_zeroed();
@@ -113,6 +119,7 @@ fn the_locator_and_the_directory_lie_like_this() {
         heads: 11,
         lanes: 12,
         phases: 13,
+        meta: 61,
         slots: 14,
         histograms: 15,
         faults: 16,
@@ -137,6 +144,8 @@ fn the_locator_and_the_directory_lie_like_this() {
     directory.policy = 34;
     directory.non_cacheable = 35;
     directory.deterministic = 36;
+    directory.platform = 62;
+    directory.meta_len = 63;
     directory.hypervisor_uid = [37, 38, 39, 40];
     directory.psci_version = 41;
     directory.boot_core = 42;
@@ -157,10 +166,11 @@ fn the_locator_and_the_directory_lie_like_this() {
         .at(8, 4, [2, 512])
         .at(16, 8, [3, 4, 5, 6, 7, 8])
         .at(64, 1, ids)
-        .at(96, 8, [10, 11, 12, 13, 14, 15, 16, 17, 18, 19])
-        .at(176, 4, [20, 21, 22, 23, 24, 25, 26, 27, 28, 29])
-        .at(216, 1, [30, 31, 32, 33, 34, 35, 36])
-        .at(224, 4, [37, 38, 39, 40, 41, 42])
+        .at(96, 8, [10, 11, 12, 13, 61, 14, 15, 16, 17, 18, 19])
+        .at(184, 4, [20, 21, 22, 23, 24, 25, 26, 27, 28, 29])
+        .at(224, 1, [30, 31, 32, 33, 34, 35, 36, 62])
+        .at(232, 4, [37, 38, 39, 40, 41, 42])
+        .at(256, 8, [63])
         .at(384, 4, [50, 51, 52, 53, 54, 55])
         .at(408, 8, [56, 57])
         .at(448, 4, [60])
@@ -261,6 +271,7 @@ fn a_plan_lies_like_this() {
     (header.timeout_ns, header.probe_ns, header.boot_ns) = (18, 19, 20);
     (header.deadline_ns, header.duration_ns, header.trigger_ns) = (21, 22, 23);
     (header.trace_level, header.policy, header.sgi_count) = (24, 25, 26);
+    (header.patience_ns, header.meta, header.meta_len) = (27, 28, 29);
     Golden::of(192)
         .at(0, 8, [PLAN_MAGIC])
         .at(8, 4, [2, 3])
@@ -270,6 +281,7 @@ fn a_plan_lies_like_this() {
         .at(40, 4, [8, 9, 10, 11, 12, 13])
         .at(64, 8, [14, 15, 16, 17, 18, 19, 20, 21, 22, 23])
         .at(144, 1, [24, 25, 26])
+        .at(152, 8, [27, 28, 29])
         .assert_eq(header.as_bytes());
 
     let program = CoreProgram { first_op: 1, reserved: 0, log2_records: [2, 3, 4, 5], reserved1: 0 };
@@ -359,17 +371,18 @@ fn the_numbers_of_names_stay() {
 
 #[test]
 fn the_sections_of_a_known_shape_lie_where_they_always_did() {
-    let shape = Shape { cores: 3, phases: 2, slots: 5, histograms: 4, records: 1000 };
+    let shape = Shape { cores: 3, phases: 2, meta: 100, slots: 5, histograms: 4, records: 1000 };
     let sections = Sections {
         cores: 512,
         heads: 1088,
         lanes: 1280,
         phases: 1664,
-        slots: 1792,
-        histograms: 2752,
-        faults: 10_944,
-        logs: 12_480,
-        truth: 24_960,
+        meta: 1792,
+        slots: 1920,
+        histograms: 2880,
+        faults: 11_072,
+        logs: 12_608,
+        truth: 25_088,
         records: 28_672,
     };
     assert_eq!(lay_out(shape), (sections, 0x20_0000));

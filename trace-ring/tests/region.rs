@@ -53,7 +53,7 @@ impl RegionSource for Memory {
 /// A small, right region: one record in each lane.
 fn region() -> Vec<u8> {
     let records = CORES * LANES_PER_CORE as u64 * (1 << LOG2_RECORDS);
-    let (sections, length) = lay_out(Shape { cores: CORES, phases: 1, slots: 2, histograms: 1, records });
+    let (sections, length) = lay_out(Shape { cores: CORES, phases: 1, meta: 0, slots: 2, histograms: 1, records });
     let mut directory = Directory::new_zeroed();
     directory.magic = MAGIC;
     directory.version = ABI_VERSION;
@@ -147,7 +147,7 @@ proptest! {
         cut in prop_oneof![4 => Just(usize::MAX), 1 => 0usize..20_000],
     ) {
         let mut bytes = region();
-        let table = lay_out(Shape { cores: CORES, phases: 1, slots: 2, histograms: 1, records: 0 }).0.lanes as usize;
+        let table = lay_out(Shape { cores: CORES, phases: 1, meta: 0, slots: 2, histograms: 1, records: 0 }).0.lanes as usize;
         for (index, word) in damage {
             bytes[index * 8..][..8].copy_from_slice(&word.to_le_bytes());
         }
@@ -210,7 +210,8 @@ fn a_region_takes_its_policy_to_its_lanes() {
 #[test]
 fn each_thing_that_is_wrong_is_named() {
     type Check = fn(&ReadError<Beyond>) -> bool;
-    let table = lay_out(Shape { cores: CORES, phases: 1, slots: 2, histograms: 1, records: 0 }).0.lanes as usize;
+    let table =
+        lay_out(Shape { cores: CORES, phases: 1, meta: 0, slots: 2, histograms: 1, records: 0 }).0.lanes as usize;
     let sections = std::mem::offset_of!(Directory, sections);
     let counts = std::mem::offset_of!(Directory, core_count);
     let cases: [(&str, usize, Vec<u8>, Check); 11] = [

@@ -276,7 +276,7 @@ fn policy_stop_keeps_a_complete_prefix_from_a_live_reader() {
     check(|| {
         let run = Run { drained: 1, waiting: 1, during: 4, drains: 2, policy: Policy::Stop, ..LAPPING };
         let [_, end] = run.run(|_, writer, index| writer.append_bounded(event(index)));
-        assert_eq!(end, Account { written: 6, accepted: 4, lapped: 0, torn: 0, dropped: 2 });
+        assert_eq!(end, Account { written: 6, accepted: 4, lapped: 0, torn: 0, dropped: 2, left: 0 });
     });
 }
 
