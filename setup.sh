@@ -2,7 +2,8 @@
 # setup.sh: install what ipiscope needs and this machine lacks, with package managers only. Safe to run twice.
 #
 # Three things are needed: a Rust toolchain for the host tool, a way to build for aarch64-unknown-none-softfloat,
-# and qemu-system-aarch64. The second has two sources, tried in this order:
+# and qemu-system-aarch64. The tests also boot under a real U-Boot (Debian: u-boot-qemu). The second has two sources,
+# tried in this order:
 #   1. rustup: the target is there, or `rustup target add` gets it (never where RUSTUP_AUTO_INSTALL=0 forbids downloads);
 #   2. a distribution compiler with its own standard-library sources (Debian: rustc-web and rust-web-src, elsewhere
 #      rustc and rust-src), from which the firmware step builds `core`.
@@ -103,6 +104,13 @@ elif have apt-get; then
     say "QEMU: $(qemu-system-aarch64 --version | head -n 1)"
 elif ! have qemu-system-aarch64; then
     die "no qemu-system-aarch64: install QEMU 7.2 or newer (10.0 for imx8mp-evk) with your package manager"
+fi
+
+# --- U-Boot for QEMU: the tests boot the image under it, as a board does ---------------------------------------------------
+if [ -e /usr/lib/u-boot/qemu_arm64/u-boot.bin ]; then
+    say "U-Boot for QEMU: installed"
+elif ! { have apt-get && apt_install u-boot-qemu; }; then
+    say "no U-Boot for QEMU (Debian: u-boot-qemu): the tests that boot under it are skipped"
 fi
 
 say "done; try: cargo run --release -p host -- qemu"

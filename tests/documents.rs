@@ -24,6 +24,8 @@ fn files_that_the_pages_name_exist() {
         "docs/measuring.md",
         "docs/ring-protocol.md",
         "docs/plans.md",
+        "docs/adding-a-board.md",
+        "docs/u-boot.md",
     ];
     for name in pages {
         let text = page(name);

@@ -114,7 +114,7 @@ impl Run {
         assert!(!lanes.is_empty() || !recorded, "no lane is accounted for\n{self}");
         for lane in lanes {
             let field = |name: &str| lane[name].as_u64().unwrap_or_else(|| panic!("{name} of {lane}"));
-            let parts = field("accepted") + field("lapped") + field("torn") + field("dropped");
+            let parts = field("accepted") + field("lapped") + field("torn") + field("dropped") + field("missing");
             assert_eq!(field("written"), parts, "lane {lane}\n{self}");
         }
     }

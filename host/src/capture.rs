@@ -100,7 +100,7 @@ pub struct RunInfo {
     pub created: String,
     /// Version of the host tool.
     pub tool_version: String,
-    /// Where the data came from: `qemu`.
+    /// Where the data came from: `qemu`, `probe`, `serial`, `memory`.
     pub source: String,
     /// The machine's name: `virt`, …
     pub machine: String,
@@ -196,7 +196,7 @@ pub struct ErrorInfo {
     pub next_step: String,
 }
 
-/// The accounts of a lane: `written = accepted + lapped + torn + dropped`.
+/// The accounts of a lane: `written = accepted + lapped + torn + dropped + left`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneAccount {
     /// The core.
@@ -213,12 +213,15 @@ pub struct LaneAccount {
     pub torn: u64,
     /// Records that the lane's policy turned away.
     pub dropped: u64,
+    /// Records that were left in the target: the link was lost, or nobody waited for them.
+    #[serde(default)]
+    pub left: u64,
 }
 
 impl LaneAccount {
     /// All that was missed.
     pub const fn lost(&self) -> u64 {
-        self.lapped + self.torn + self.dropped
+        self.lapped + self.torn + self.dropped + self.left
     }
 }
 
@@ -249,6 +252,12 @@ pub struct Ending {
     /// Share (0 to 1) of the host's processor time that others took during the run.
     #[serde(default)]
     pub steal: Option<f64>,
+    /// What the user should know of how the data came here.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// The newest snapshot was taken while the target went on, or before it ended: its counters are not the totals.
+    #[serde(default)]
+    pub counters_moved: bool,
 }
 
 /// Why a capture can't be written or read.

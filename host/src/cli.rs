@@ -7,10 +7,17 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use trace_ring::plan::{Policy, TraceLevel};
 
+use crate::adopt::Origin;
+use crate::error::Failure;
 use crate::fault::Fault;
-use crate::machine::{Accelerator, MachineRequest};
+use crate::image::{self, Addresses, Results, Rings};
+use crate::machine::{Accelerator, MachineError, MachineRequest};
+use crate::memory::Memory;
 use crate::plan::{CoreList, DEFAULT_RING_MEMORY, Keep, PlanRequest};
+use crate::probe;
 use crate::run::Request;
+use crate::serial;
+use crate::sparse::Want;
 
 /// What every help text ends with.
 const EXIT_CODES: &str = "Exit codes: 0 clean, 1 the target failed, 2 it could not be measured, 3 asked wrongly.";
@@ -35,11 +42,31 @@ pub enum Verb {
          ipiscope qemu --machine imx8mp-evk -- -d guest_errors\n\n{EXIT_CODES}"
     ))]
     Qemu(Box<QemuArguments>),
-    /// Report on a capture.
+    /// Load a board over a debug probe, run a plan, drain the trace while it runs, report; or attach to what runs.
     #[command(after_help = format!(
-        "Examples:\n  ipiscope report runs/first.mcap\n  ipiscope report runs/first.mcap --json -\n\n{EXIT_CODES}"
+        "Examples:\n  ipiscope probe --list\n  ipiscope probe --board imx8mp-evk --plan matrix --tag unit=A17\n  \
+         ipiscope probe --board rock-5b --probe 0d28:0204 --cores 4 --json report.json\n  \
+         ipiscope probe --board imx8mp-evk --attach\n\n{EXIT_CODES}"
     ))]
-    Report(ReportArguments),
+    Probe(Box<ProbeArguments>),
+    /// Write what boots a board without a probe: image, plan and boot script for U-Boot.
+    #[command(after_help = format!(
+        "Examples:\n  ipiscope image --board imx8mp-evk\n  \
+         ipiscope image --board virt --plan ping --out card --results summary\n\n{EXIT_CODES}"
+    ))]
+    Image(Box<ImageArguments>),
+    /// Take results over a serial console, live or from its log.
+    #[command(after_help = format!(
+        "Examples:\n  ipiscope serial /dev/ttyUSB0\n  ipiscope serial tcp:console.lab:7001 --board imx8mp-evk --tag unit=A17\n  \
+         ipiscope serial --from-log boot.log --json report.json\n\n{EXIT_CODES}"
+    ))]
+    Serial(Box<SerialArguments>),
+    /// Report on a capture, or on memory that was taken from a target.
+    #[command(after_help = format!(
+        "Examples:\n  ipiscope report runs/first.mcap\n  ipiscope report runs/first.mcap --json -\n  \
+         ipiscope report --memory dump.bin@0x40000000\n  ipiscope report --memory gdb:localhost:3333\n\n{EXIT_CODES}"
+    ))]
+    Report(Box<ReportArguments>),
     /// List the built-in plans, or print one as a job file to start from.
     #[command(after_help = "Example:\n  ipiscope plans matrix > mine.toml && ipiscope qemu --plan mine.toml")]
     Plans {
@@ -93,27 +120,244 @@ pub struct Showing {
     /// Use colours in the text.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
+    /// Print the firmware's log on standard error, before the report.
+    #[arg(long)]
+    pub log: bool,
+}
+
+/// `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArguments {
+    /// List the debug probes that are plugged in.
+    #[arg(long)]
+    pub list: bool,
+    /// The board (see `ipiscope boards`).
+    #[arg(long, value_name = "NAME", required_unless_present = "list")]
+    pub board: Option<String>,
+    /// The probe, as VID:PID or VID:PID:SERIAL [default: the only one].
+    #[arg(long, value_name = "SELECTOR")]
+    pub probe: Option<String>,
+    /// Drain and report a target that runs already: nothing is written, nobody is halted.
+    #[arg(long, conflicts_with_all = ["cores", "plan", "dtb", "rings"])]
+    pub attach: bool,
+    /// Where the image of a running target lies [default: memory is searched].
+    #[arg(long, value_name = "ADDRESS", value_parser = number, requires = "attach")]
+    pub at: Option<u64>,
+    /// The wire [default: the board file's].
+    #[arg(long, value_name = "WIRE", value_parser = wire())]
+    pub protocol: Option<boards::Wire>,
+    /// The wire's clock, kHz [default: the board file's].
+    #[arg(long, value_name = "KHZ", value_parser = clap::value_parser!(u32).range(1..))]
+    pub speed: Option<u32>,
+    /// A device tree in place of the one made from the board file.
+    #[arg(long, value_name = "FILE")]
+    pub dtb: Option<PathBuf>,
+    /// How the rings are mapped [default: non-cacheable where the memory access port does not snoop].
+    #[arg(long, value_name = "HOW")]
+    pub rings: Option<Rings>,
+    /// Cores that run the plan [default: all that the board file names].
+    #[arg(long, value_name = "N")]
+    pub cores: Option<u64>,
+    /// Give the target up after so long [default: the plan's own deadline].
+    #[arg(long, value_name = "T", value_parser = duration)]
+    pub deadline: Option<Duration>,
+    /// What the cores shall do.
+    #[command(flatten)]
+    pub plan: PlanArguments,
+    /// Say something about the unit or its surroundings: KEY=VALUE. Can be given again.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
+    pub tag: Vec<(String, String)>,
+    /// Use this firmware image (or ELF) instead of building one.
+    #[arg(long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
+    /// Name the capture [default: a dated name in ./runs].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Say on standard error how long each step took.
+    #[arg(long)]
+    pub timings: bool,
+    /// How the report is shown.
+    #[command(flatten)]
+    pub showing: Showing,
+}
+
+impl ProbeArguments {
+    /// What a run is made of.
+    pub fn request(&self) -> probe::Request {
+        probe::Request {
+            board: self.board.clone().unwrap_or_default(),
+            probe: self.probe.clone(),
+            wire: self.protocol,
+            speed_khz: self.speed,
+            attach: self.attach,
+            at: self.at,
+            non_cacheable: self.rings.map(|rings| rings == Rings::NonCacheable),
+            tree: self.dtb.clone(),
+            cores: self.cores,
+            deadline: self.deadline,
+            plan: self.plan.request(),
+            firmware: self.firmware.clone(),
+            out: self.out.clone(),
+            tags: self.tag.iter().cloned().collect(),
+        }
+    }
+}
+
+/// `image`.
+#[derive(Debug, Args)]
+pub struct ImageArguments {
+    /// The board (see `ipiscope boards`).
+    #[arg(long, value_name = "NAME")]
+    pub board: String,
+    /// Cores that run the plan [default: all that the board file names, or 4].
+    #[arg(long, value_name = "N")]
+    pub cores: Option<u64>,
+    /// What the cores shall do.
+    #[command(flatten)]
+    pub plan: PlanArguments,
+    /// What the firmware sends over the console by itself after the run; it answers what is asked for in every case.
+    #[arg(long, value_name = "WHAT", default_value = "console")]
+    pub results: Results,
+    /// How the rings are mapped: non-cacheable where a debug probe shall read them while the plan runs.
+    #[arg(long, value_name = "HOW", default_value = "cacheable")]
+    pub rings: Rings,
+    /// Say something about the unit or its surroundings: KEY=VALUE. Can be given again.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
+    pub tag: Vec<(String, String)>,
+    /// Use this firmware image (or ELF) instead of building one.
+    #[arg(long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
+    /// The folder to write into [default: ./ipiscope-NAME].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Load addresses where the board's U-Boot does not name them: IMAGE,PLAN,TREE, like 0x40480000,0x43800000,0x43000000.
+    #[arg(long, value_name = "LIST", value_parser = addresses)]
+    pub addresses: Option<Addresses>,
+    /// Write into a folder that holds other files, too.
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl ImageArguments {
+    /// What is to be written.
+    pub fn request(&self) -> image::Request {
+        image::Request {
+            board: self.board.clone(),
+            cores: self.cores,
+            plan: self.plan.request(),
+            results: self.results,
+            rings: self.rings,
+            tags: self.tag.iter().cloned().collect(),
+            firmware: self.firmware.clone(),
+            out: self.out.clone(),
+            addresses: self.addresses,
+            force: self.force,
+        }
+    }
+}
+
+/// `serial`.
+#[derive(Debug, Args)]
+pub struct SerialArguments {
+    /// A serial device (/dev/ttyUSB0), a pseudo terminal, unix:PATH or tcp:HOST:PORT.
+    #[arg(required_unless_present = "from_log", conflicts_with = "from_log")]
+    pub device: Option<String>,
+    /// Read a recorded console instead; `-`: from standard input.
+    #[arg(long, value_name = "FILE")]
+    pub from_log: Option<PathBuf>,
+    /// Speed of a serial device.
+    #[arg(long, value_name = "BITS/S", default_value = "115200", value_parser = clap::value_parser!(u32).range(50..))]
+    pub baud: u32,
+    /// Give up when nothing new came for so long.
+    #[arg(long, value_name = "T", default_value = "10m", value_parser = duration)]
+    pub deadline: Duration,
+    /// Leave the trace records on the target: counters and histograms alone.
+    #[arg(long)]
+    pub summary: bool,
+    /// Pass on what else the console says.
+    #[arg(long, short, visible_alias = "console")]
+    pub verbose: bool,
+    /// Keep the bytes as they came.
+    #[arg(long, value_name = "FILE")]
+    pub log_to: Option<PathBuf>,
+    /// The board file's name, for the report.
+    #[arg(long, value_name = "NAME")]
+    pub board: Option<String>,
+    /// Say something about the unit or its surroundings: KEY=VALUE. Can be given again.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
+    pub tag: Vec<(String, String)>,
+    /// The firmware that runs there (image or ELF), for symbols and log strings.
+    #[arg(long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
+    /// Name the capture [default: a dated name in ./runs].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// How the report is shown.
+    #[command(flatten)]
+    pub showing: Showing,
+}
+
+impl SerialArguments {
+    /// What is to be taken.
+    pub fn request(&self) -> Result<serial::Request, Failure> {
+        if let Some(name) = self.board.as_deref().filter(|name| boards::find(name).is_none()) {
+            let known = boards::names().collect::<Vec<_>>().join(", ");
+            return Err(MachineError::Unknown { name: name.into(), known }.into());
+        }
+        let input = match (&self.from_log, &self.device) {
+            (Some(file), _) => serial::Input::Log(file.clone()),
+            (None, device) => serial::Input::Device {
+                name: device.clone().unwrap_or_default(),
+                baud: self.baud,
+                deadline: self.deadline,
+            },
+        };
+        Ok(serial::Request {
+            input,
+            want: if self.summary { Want::Summary } else { Want::All },
+            verbose: self.verbose,
+            log_to: self.log_to.clone(),
+            origin: Origin {
+                board: self.board.clone(),
+                out: self.out.clone(),
+                firmware: self.firmware.clone(),
+                tags: self.tag.iter().cloned().collect(),
+                ..Origin::default()
+            },
+        })
+    }
 }
 
 /// `report`.
 #[derive(Debug, Args)]
 pub struct ReportArguments {
     /// The capture.
-    pub capture: PathBuf,
+    #[arg(required_unless_present = "memory", conflicts_with = "memory")]
+    pub capture: Option<PathBuf>,
+    /// Report on memory that was taken otherwise: FILE@ADDRESS (a raw dump and the address of its first byte) or
+    /// gdb:HOST:PORT@ADDRESS (a GDB server; the address may be left out). A capture is made of it.
+    #[arg(long, value_name = "FILE@ADDRESS")]
+    pub memory: Option<Memory>,
+    /// Name the capture that is made of memory [default: a dated name in ./runs].
+    #[arg(long, value_name = "FILE", requires = "memory")]
+    pub out: Option<PathBuf>,
+    /// The board's name, for the report on memory.
+    #[arg(long, value_name = "NAME", requires = "memory")]
+    pub board: Option<String>,
+    /// The firmware that ran there (image or ELF), for symbols and log strings.
+    #[arg(long, value_name = "FILE", requires = "memory")]
+    pub firmware: Option<PathBuf>,
+    /// Say something about the unit or its surroundings: KEY=VALUE. Can be given again.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = tag, requires = "memory")]
+    pub tag: Vec<(String, String)>,
     /// How the report is shown.
     #[command(flatten)]
     pub showing: Showing,
 }
 
-/// `qemu`.
-#[derive(Debug, Args)]
-pub struct QemuArguments {
-    /// Cores that run the plan [default: 4, or all that the machine has].
-    #[arg(long, value_name = "N")]
-    pub cores: Option<u64>,
-    /// Reserved.
-    #[arg(long, hide = true, num_args = 0..=1, value_name = "N", default_missing_value = "")]
-    pub cpus: Option<String>,
+/// What a plan is made of, on every verb that compiles one.
+#[derive(Clone, Debug, Args)]
+pub struct PlanArguments {
     /// A built-in plan (see `ipiscope plans`) or a job file [default: standard].
     #[arg(long, value_name = "NAME|FILE")]
     pub plan: Option<String>,
@@ -129,30 +373,9 @@ pub struct QemuArguments {
     /// Records that the capture keeps: all, worst:N or none. Counters are always whole.
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub keep: Keep,
-    /// The machine (see `ipiscope boards`) [default: virt].
-    #[arg(long, value_name = "NAME")]
-    pub machine: Option<String>,
-    /// QEMU's CPU type, where the machine leaves the choice.
-    #[arg(long, value_name = "TYPE")]
-    pub cpu: Option<String>,
-    /// Who executes the target's instructions.
-    #[arg(long, value_name = "WHO", default_value = "tcg")]
-    pub accel: Accelerator,
-    /// Count instructions instead of time: the same run gives the same trace, bit by bit.
-    #[arg(long)]
-    pub deterministic: bool,
     /// Put a fault in: drop:FROM:TO:RATE, late:CORE:TICKS, mask:CORE:TICKS, dead:CORE, crash:CORE or overflow:CORE. Can be given again.
     #[arg(long, value_name = "FAULT")]
     pub inject: Vec<Fault>,
-    /// Say something about the unit or its surroundings: KEY=VALUE. Can be given again.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
-    pub tag: Vec<(String, String)>,
-    /// Use this firmware image (or ELF) instead of building one.
-    #[arg(long, value_name = "FILE")]
-    pub firmware: Option<PathBuf>,
-    /// Name the capture [default: a dated name in ./runs].
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
     /// What is recorded.
     #[arg(long, value_name = "LEVEL", default_value = "ipi", value_parser = level())]
     pub level: TraceLevel,
@@ -168,6 +391,61 @@ pub struct QemuArguments {
     /// The most memory of all rings together, like 64M or 1G [default: 256M].
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub ring_memory: Option<u64>,
+}
+
+impl PlanArguments {
+    /// The plan that is asked for; cores, nonce and mode are the verb's.
+    pub fn request(&self) -> PlanRequest {
+        PlanRequest {
+            plan: self.plan.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            duration: self.duration,
+            keep: self.keep,
+            faults: self.inject.clone(),
+            level: self.level,
+            policy: self.policy,
+            trigger: self.trigger,
+            ring_records: self.ring_records,
+            ring_memory_cap: self.ring_memory.unwrap_or(DEFAULT_RING_MEMORY),
+            ..PlanRequest::default()
+        }
+    }
+}
+
+/// `qemu`.
+#[derive(Debug, Args)]
+pub struct QemuArguments {
+    /// Cores that run the plan [default: 4, or all that the machine has].
+    #[arg(long, value_name = "N")]
+    pub cores: Option<u64>,
+    /// Reserved.
+    #[arg(long, hide = true, num_args = 0..=1, value_name = "N", default_missing_value = "")]
+    pub cpus: Option<String>,
+    /// What the cores shall do.
+    #[command(flatten)]
+    pub plan: PlanArguments,
+    /// The machine (see `ipiscope boards`) [default: virt].
+    #[arg(long, value_name = "NAME")]
+    pub machine: Option<String>,
+    /// QEMU's CPU type, where the machine leaves the choice.
+    #[arg(long, value_name = "TYPE")]
+    pub cpu: Option<String>,
+    /// Who executes the target's instructions.
+    #[arg(long, value_name = "WHO", default_value = "tcg")]
+    pub accel: Accelerator,
+    /// Count instructions instead of time: the same run gives the same trace, bit by bit.
+    #[arg(long)]
+    pub deterministic: bool,
+    /// Say something about the unit or its surroundings: KEY=VALUE. Can be given again.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
+    pub tag: Vec<(String, String)>,
+    /// Use this firmware image (or ELF) instead of building one.
+    #[arg(long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
+    /// Name the capture [default: a dated name in ./runs].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
     /// Say on standard error how long each step took.
     #[arg(long)]
     pub timings: bool,
@@ -191,20 +469,7 @@ impl QemuArguments {
                 deterministic: self.deterministic,
                 extra: self.qemu.clone(),
             },
-            plan: PlanRequest {
-                plan: self.plan.clone(),
-                from: self.from.clone(),
-                to: self.to.clone(),
-                duration: self.duration,
-                keep: self.keep,
-                faults: self.inject.clone(),
-                level: self.level,
-                policy: self.policy,
-                trigger: self.trigger,
-                ring_records: self.ring_records,
-                ring_memory_cap: self.ring_memory.unwrap_or(DEFAULT_RING_MEMORY),
-                ..PlanRequest::default()
-            },
+            plan: self.plan.request(),
             firmware: self.firmware.clone(),
             out: self.out.clone(),
             tags: self.tag.iter().cloned().collect(),
@@ -218,6 +483,27 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write it like 50us, 500ms, 10s or 2h")),
     }
+}
+
+fn addresses(text: &str) -> Result<Addresses, String> {
+    let number = |part: &str| {
+        let digits = part.trim().strip_prefix("0x").unwrap_or(part.trim());
+        u64::from_str_radix(&digits.replace('_', ""), 16).map_err(|_| format!("`{part}` is no hexadecimal address"))
+    };
+    let parts: Vec<u64> = text.split(',').map(number).collect::<Result<_, _>>()?;
+    let [image, plan, tree] = parts[..] else {
+        return Err("write three, of image, plan and tree, like 0x40480000,0x43800000,0x43000000".into());
+    };
+    Ok(Addresses { image, plan, tree })
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    let digits = text.replace('_', "");
+    match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => digits.parse(),
+    }
+    .map_err(|_| "write it like 0x40200000".to_string())
 }
 
 fn tag(text: &str) -> Result<(String, String), String> {
@@ -249,6 +535,11 @@ fn named<T: Copy + Send + Sync + 'static>(
     let fallback = values[0].1;
     PossibleValuesParser::new(values.iter().map(|(name, _)| *name))
         .map(move |text| values.iter().find(|(name, _)| *name == text).map_or(fallback, |(_, value)| *value))
+}
+
+fn wire() -> impl clap::builder::TypedValueParser<Value = boards::Wire> {
+    const VALUES: [(&str, boards::Wire); 2] = [("swd", boards::Wire::Swd), ("jtag", boards::Wire::Jtag)];
+    named(&VALUES)
 }
 
 fn level() -> impl clap::builder::TypedValueParser<Value = TraceLevel> {

@@ -963,7 +963,7 @@ impl Joiner {
             }
         }
         // Counters that stand still, or that were read after the end of a target that died, are the truth.
-        let usable = view.as_ref().filter(|view| view.quiescent || ending.is_some());
+        let usable = view.as_ref().filter(|view| view.quiescent || ending.is_some_and(|ending| !ending.counters_moved));
         let counters = usable.and_then(|_| counters(capture));
         let from = if counters.is_some() { From::Target } else { From::Records };
         if view.is_some() && from == From::Records {

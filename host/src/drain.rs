@@ -1,16 +1,20 @@
 //! The drain: carries what the target writes into the capture while it runs, until the run is over one way or another.
 //!
-//! Every 2 ms the heads of all lanes are read at once; lanes with work are copied into the capture. Between that the
-//! region's other sections are put into the capture as snapshots, so that a kill of this process loses a moment and not
-//! the run. The end is one of: the plan ended; the target died; the deadline passed; the user asked to stop. In each
-//! case the target is ended first and then drained once more: with nobody writing, every slot counts.
+//! Every 2 ms (a debug link: less often) the heads of all lanes are read at once; lanes with work are copied into the
+//! capture. Between that the region's other sections are put into the capture as snapshots, so that a kill of this
+//! process loses a moment and not the run. The end is one of: the plan ended; the target died; the deadline passed; the
+//! user asked to stop. In each case the target is ended first, where it can be, and then drained once more: with nobody
+//! writing, every slot counts.
 
 use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
-use trace_ring::layout::{FaultEntry, LANES_PER_CORE, PairSlot, Status, abort_reason, fault_kind, run_state};
+use trace_ring::layout::{
+    FaultEntry, LANES_PER_CORE, NO_HISTOGRAM, PairSlot, Status, abort_reason, fault_kind, run_state,
+};
 use trace_ring::reader::{Drained, LaneReader, ReadError, Region, RegionSource, Writer};
+use trace_ring::record::RECORD_BYTES;
 
 use crate::capture::{CaptureError, CaptureWriter, CounterCheck, Ended, Ending, ErrorInfo, LaneAccount};
 use crate::interrupt;
@@ -18,20 +22,63 @@ use crate::plan::PhaseMeta;
 use crate::progress::Progress;
 use crate::qemu;
 
-/// Between two looks at the heads. Looking more often takes host cores from the target.
-const POLL: Duration = Duration::from_millis(2);
-
 /// A lane is drained when it holds this many records, or an eighth of its capacity, or at the next sweep of all lanes.
 const BATCH: u64 = 8192;
 
-/// Between two sweeps.
-const SWEEP: Duration = Duration::from_millis(20);
+/// Records fetched from a lane between two looks at the user, where the link is slow.
+const SLICE: u64 = 2048;
 
-/// Between two snapshots of a region whose prefix is small, and of a larger one.
-const SNAPSHOT: Duration = Duration::from_millis(250);
-const LARGE_SNAPSHOT: Duration = Duration::from_secs(2);
+/// Between two searches of all RAM for the image.
+const SEARCH: Duration = Duration::from_millis(250);
 /// A prefix from here on is large.
 const LARGE: u64 = 1 << 20;
+
+/// How often a target can be looked at without getting in its way, or in the way of its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Between two looks at the heads.
+    pub poll: Duration,
+    /// Between two sweeps of all lanes.
+    pub sweep: Duration,
+    /// Between two snapshots.
+    pub snapshot: Duration,
+    /// Between two draws of the progress bar: what there is to draw costs reads.
+    pub progress: Duration,
+    /// Looks are dear: a lane is read when it is half full, and at the end.
+    pub patient: bool,
+    /// The link is slow: the first snapshot leaves the histograms out, and what is left at the end is fetched in slices.
+    pub slow: bool,
+}
+
+impl Pace {
+    /// Memory that is read as fast as it is written. Looking more often takes host cores from an emulated target.
+    /// `prefix`: bytes of a snapshot.
+    pub const fn memory(prefix: u64) -> Pace {
+        Pace {
+            poll: Duration::from_millis(2),
+            sweep: Duration::from_millis(20),
+            snapshot: if prefix < LARGE { Duration::from_millis(250) } else { Duration::from_secs(2) },
+            progress: Duration::from_millis(100),
+            patient: false,
+            slow: false,
+        }
+    }
+
+    /// A debug link of `rate` bytes a second. Snapshots take a twentieth of it, looks at the heads as much.
+    pub fn link(prefix: u64, rate: f64) -> Pace {
+        let share = |bytes: u64, least: f64, most: f64| {
+            Duration::from_secs_f64((20.0 * bytes as f64 / rate.max(1000.0)).clamp(least, most))
+        };
+        Pace {
+            poll: share(1024, 0.01, 1.0),
+            sweep: share(4096, 0.05, 2.0),
+            snapshot: share(prefix, 2.0, 60.0),
+            progress: share(4096, 0.1, 2.0),
+            patient: false,
+            slow: true,
+        }
+    }
+}
 
 /// How long a target may take to end after it was asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -50,14 +97,35 @@ pub trait Live {
     fn ended(&mut self) -> Option<String>;
     /// Writes the request word.
     fn request_stop(&mut self, source: &mut Self::Source) -> io::Result<()>;
-    /// Ends it: nothing writes to the region afterwards.
-    fn kill(&mut self);
+    /// Ends it, or lets go of it. True: nothing writes to the region afterwards.
+    fn kill(&mut self) -> bool;
     /// What its console said.
     fn console(&self) -> String;
     /// What whoever runs it complained of.
     fn complaints(&self) -> String;
     /// Its process on this host, if it has one.
     fn process(&self) -> Option<u32>;
+
+    /// How often to look. `prefix`: bytes of a snapshot.
+    fn pace(&mut self, prefix: u64) -> Pace {
+        Pace::memory(prefix)
+    }
+    /// Makes the region readable for one look, where it is not always.
+    fn hold(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    /// The look is over.
+    fn release(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    /// What it means that the region can't be read any more, where the target's kind knows better than the reader.
+    fn unreadable(&mut self, _why: &str) -> Option<ErrorInfo> {
+        None
+    }
+    /// What the user should know of how the data came.
+    fn notes(&mut self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 impl Live for qemu::Target {
@@ -79,8 +147,9 @@ impl Live for qemu::Target {
         source.request_stop()
     }
 
-    fn kill(&mut self) {
+    fn kill(&mut self) -> bool {
         qemu::Target::kill(self);
+        true
     }
 
     fn console(&self) -> String {
@@ -99,8 +168,8 @@ impl Live for qemu::Target {
 /// What a drain has to know of the run.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
-    /// Nonce of the run.
-    pub nonce: u64,
+    /// Nonce of the run; `None`: whatever runs there.
+    pub nonce: Option<u64>,
     /// Whether the firmware reads the request word.
     pub reads_request: bool,
     /// Whether the target's counter runs with the host's clock.
@@ -109,6 +178,8 @@ pub struct Settings<'a> {
     pub deadline: Duration,
     /// How long the firmware may take to lay the region out.
     pub boot_deadline: Duration,
+    /// How long nothing in the region may change before the target counts as unseen; `None`: until the deadline.
+    pub stall: Option<Duration>,
     /// The plan's phases.
     pub phases: &'a [PhaseMeta],
 }
@@ -152,17 +223,23 @@ pub fn drain<T: Live>(
             let mut run = Run::new(target, source, region, settings, started);
             let over = run.poll(capture, progress, &mut timings);
             // Accounted while the child's times can still be read.
-            let steal = load.share_of_others(run.target.process());
-            run.target.kill();
-            let (ended, error) = run.judge(over?);
-            run.last(capture)?;
+            // A target that is not a process of this host has processors of its own.
+            let steal = run.target.process().and_then(|process| load.share_of_others(Some(process)));
+            let over = over?;
+            let quiet = run.target.kill() || matches!(over, Over::Said);
+            let (ended, error) = run.judge(over);
+            run.last(if quiet { Writer::Quiescent } else { Writer::Live }, capture, progress)?;
             let error = error.or_else(|| run.broken_lane());
             let lanes = run.accounts();
             let check = if settings.compare_counter { run.watch.check(&run.status) } else { None };
             capture.console(&run.target.console())?;
             progress.clear();
             let host_seconds = started.elapsed().as_secs_f64();
-            let ending = Ending { ended, error, lanes, host_seconds, counter_check: check, steal };
+            let mut notes = run.notes;
+            notes.extend(run.target.notes());
+            let counters_moved = run.counters_moved;
+            let ending =
+                Ending { ended, error, lanes, host_seconds, counter_check: check, steal, notes, counters_moved };
             return Ok(Outcome { ending, measured: true, timings });
         }
         Err((ended, error)) => (ended, Some(error), Vec::new(), None, false),
@@ -171,7 +248,8 @@ pub fn drain<T: Live>(
     capture.console(&target.console())?;
     progress.clear();
     let host_seconds = started.elapsed().as_secs_f64();
-    let ending = Ending { ended, error, lanes, host_seconds, counter_check, steal: None };
+    let notes = target.notes();
+    let ending = Ending { ended, error, lanes, host_seconds, counter_check, steal: None, notes, counters_moved: false };
     Ok(Outcome { ending, measured, timings })
 }
 
@@ -190,17 +268,26 @@ fn arrive<T: Live>(
     let mut last = String::from("no ipiscope image was found in the target's RAM");
     loop {
         // The firmware is nearly always where QEMU puts it: the rest of RAM is searched now and then.
-        let everywhere = looked.elapsed() > SNAPSHOT;
+        let everywhere = looked.elapsed() > SEARCH;
         if everywhere {
             looked = Instant::now();
         }
-        match target.find_region(everywhere) {
-            Ok(Some(mut source)) => match Region::open(&mut source) {
-                Ok(region) if region.directory.nonce == settings.nonce => return Ok((source, region)),
+        let found = target.hold().and_then(|()| {
+            let source = target.find_region(everywhere)?;
+            Ok(source.map(|mut source| (Region::open(&mut source), source)))
+        });
+        // Whoever held it for the look lets go again, whatever came of it.
+        let found = target.release().and(found);
+        match found {
+            Ok(Some((region, source))) => match region {
+                Ok(region) if settings.nonce.is_none_or(|nonce| nonce == region.directory.nonce) => {
+                    return Ok((source, region));
+                }
                 Ok(region) => {
                     let message = format!(
                         "the target runs another plan than it was given: nonce {:#x}, expected {:#x}",
-                        region.directory.nonce, settings.nonce
+                        region.directory.nonce,
+                        settings.nonce.unwrap_or(0)
                     );
                     return Err((
                         Ended::TargetDied,
@@ -250,7 +337,7 @@ fn arrive<T: Live>(
             let next = "check --machine, --cpu and what stands behind --, or name another image with --firmware";
             return Err((Ended::Deadline, error("boot", message, next)));
         }
-        std::thread::sleep(POLL / 2);
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -264,6 +351,8 @@ enum Over {
     Unreadable(String),
     /// The deadline passed.
     Deadline,
+    /// Nothing changes where something should.
+    Stalled,
     /// The user asked twice, or the target did not heed the first time.
     Cut,
 }
@@ -272,6 +361,8 @@ struct Lane {
     core: u16,
     context: u8,
     reader: LaneReader,
+    /// Its head as it was last seen.
+    head: u64,
     /// Why it is not read any more.
     broken: Option<String>,
 }
@@ -286,6 +377,11 @@ struct Run<'a, T: Live> {
     status: Status,
     watch: Watch,
     stop_asked: Option<Instant>,
+    /// When something in the region was last seen to change, and what it was then.
+    stirred: (Instant, u64),
+    pace: Pace,
+    notes: Vec<String>,
+    counters_moved: bool,
 }
 
 impl<'a, T: Live> Run<'a, T> {
@@ -295,11 +391,29 @@ impl<'a, T: Live> Run<'a, T> {
                 core: (index / LANES_PER_CORE) as u16,
                 context: (index % LANES_PER_CORE) as u8,
                 reader: region.lane(index),
+                head: 0,
                 broken: None,
             })
             .collect();
         let status = region.directory.status;
-        Run { target, source, region, lanes, settings, started, status, watch: Watch::new(), stop_asked: None }
+        let pace = target.pace(region.directory.sections.records);
+        let stirred = (Instant::now(), 0);
+        let (watch, stop_asked, notes) = (Watch::new(), None, Vec::new());
+        Run {
+            target,
+            source,
+            region,
+            lanes,
+            settings,
+            started,
+            status,
+            watch,
+            stop_asked,
+            stirred,
+            pace,
+            notes,
+            counters_moved: false,
+        }
     }
 
     /// Until the run is over.
@@ -309,10 +423,13 @@ impl<'a, T: Live> Run<'a, T> {
         progress: &mut Progress,
         timings: &mut Timings,
     ) -> Result<Over, CaptureError> {
-        let every = if self.region.directory.sections.records < LARGE { SNAPSHOT } else { LARGE_SNAPSHOT };
         let mut swept = Instant::now();
         let mut snapped: Option<Instant> = None;
+        let mut seen_running = false;
         loop {
+            if let Err(error) = self.target.hold() {
+                return Ok(Over::Unreadable(error.to_string()));
+            }
             let before = Instant::now();
             match self.region.status(&mut self.source) {
                 Ok(status) => self.status = status,
@@ -340,22 +457,32 @@ impl<'a, T: Live> Run<'a, T> {
                 return Ok(Over::Deadline);
             }
 
-            let sweep = swept.elapsed() >= SWEEP;
+            let sweep = swept.elapsed() >= self.pace.sweep;
             if sweep {
                 swept = Instant::now();
             }
-            if let Err(over) = self.pump(Writer::Live, sweep, capture)? {
+            if let Err(over) = self.pump(Writer::Live, sweep, u64::MAX, capture)? {
                 return Ok(over);
             }
-            if snapped.is_none_or(|snapped| snapped.elapsed() >= every) {
+            if self.is_stalled() {
+                return Ok(Over::Stalled);
+            }
+            // On a slow link the first snapshots are light: one at once, one when all cores are up.
+            let begins = self.pace.slow && !seen_running && self.status.state == run_state::RUNNING;
+            if begins || snapped.is_none_or(|snapped| snapped.elapsed() >= self.pace.snapshot) {
+                self.snapshot(self.pace.slow && (begins || snapped.is_none()), capture)?;
                 snapped = Some(Instant::now());
-                self.snapshot(capture)?;
+                seen_running |= begins;
             }
             capture.flush_if_due()?;
-            if progress.is_due() {
+            if progress.is_due(self.pace.progress) {
                 self.show(progress);
             }
-            std::thread::sleep(POLL.saturating_sub(before.elapsed()).max(POLL / 8));
+            if let Err(error) = self.target.release() {
+                return Ok(Over::Unreadable(error.to_string()));
+            }
+            let poll = self.pace.poll;
+            std::thread::sleep(poll.saturating_sub(before.elapsed()).max(poll / 8));
         }
     }
 
@@ -372,11 +499,24 @@ impl<'a, T: Live> Run<'a, T> {
         }
     }
 
-    /// Drains the lanes that have work. The inner error ends the run.
+    /// Whether the region has stood still for longer than it may.
+    fn is_stalled(&mut self) -> bool {
+        let Some(patience) = self.settings.stall else { return false };
+        let status = [self.status.state, self.status.phase, self.status.rounds, self.status.cores_up];
+        let sign = self.lanes.iter().map(|lane| lane.head).chain(status.map(u64::from));
+        let sign = sign.fold(0u64, |sum, word| sum.rotate_left(7).wrapping_add(word));
+        if sign != self.stirred.1 {
+            self.stirred = (Instant::now(), sign);
+        }
+        self.stirred.0.elapsed() > patience
+    }
+
+    /// Drains the lanes that have work, `most` records of each. The inner error ends the run.
     fn pump(
         &mut self,
         writer: Writer,
         all: bool,
+        most: u64,
         capture: &mut CaptureWriter,
     ) -> Result<Result<(), Over>, CaptureError> {
         let heads = match self.region.heads(&mut self.source) {
@@ -386,10 +526,12 @@ impl<'a, T: Live> Run<'a, T> {
         for lane in &mut self.lanes {
             let (core, context) = (usize::from(lane.core), usize::from(lane.context));
             let Some(line) = heads.get(core) else { continue };
-            let backlog = lane.reader.backlog(line.head[context]);
+            lane.head = line.head[context];
+            let backlog = lane.reader.backlog(lane.head);
             let lately_dropped = line.dropped[context] != lane.reader.account().dropped;
             let worthwhile = match writer {
                 Writer::Quiescent => true,
+                Writer::Live if self.pace.patient && most == u64::MAX => backlog >= lane.reader.capacity() / 2,
                 Writer::Live if all => backlog > 0 || lately_dropped,
                 Writer::Live => backlog >= BATCH.min(lane.reader.capacity() / 8),
             };
@@ -397,7 +539,7 @@ impl<'a, T: Live> Run<'a, T> {
                 continue;
             }
             let mut failure = None;
-            let drained = lane.reader.drain(&mut self.source, writer, |drained| {
+            let drained = lane.reader.drain_some(&mut self.source, writer, most, |drained| {
                 if failure.is_none() {
                     let (core, context) = (lane.core, lane.context);
                     failure = match drained {
@@ -420,12 +562,26 @@ impl<'a, T: Live> Run<'a, T> {
         Ok(Ok(()))
     }
 
-    /// Puts the region up to its records into the capture.
-    fn snapshot(&mut self, capture: &mut CaptureWriter) -> Result<(), CaptureError> {
-        let length = usize::try_from(self.region.directory.sections.records).unwrap_or(0);
+    /// Puts the region up to its records into the capture; a light one without histograms, logs and what follows.
+    /// False: the target can't be read.
+    fn snapshot(&mut self, light: bool, capture: &mut CaptureWriter) -> Result<bool, CaptureError> {
+        let sections = self.region.directory.sections;
+        let length = usize::try_from(sections.records).unwrap_or(0);
+        let until = if light { usize::try_from(sections.histograms).unwrap_or(0).min(length) } else { length };
         let mut prefix = vec![0; length];
         // A target that can't be read is found out by the next look at its status.
-        if self.source.read(0, &mut prefix).is_ok() { capture.snapshot(&prefix) } else { Ok(()) }
+        if self.source.read(0, &mut prefix[..until]).is_err() {
+            return Ok(false);
+        }
+        if light {
+            // Percentiles then come from records, not from histograms of zeroes.
+            let slots = usize::try_from(sections.slots).unwrap_or(0).min(until);
+            for slot in prefix[slots..until].chunks_exact_mut(size_of::<PairSlot>()) {
+                let at = core::mem::offset_of!(PairSlot, histogram);
+                slot[at..at + 4].copy_from_slice(&NO_HISTOGRAM.to_le_bytes());
+            }
+        }
+        capture.snapshot(&prefix).map(|()| true)
     }
 
     fn show(&mut self, progress: &mut Progress) {
@@ -478,7 +634,20 @@ impl<'a, T: Live> Run<'a, T> {
                 let said = if complaints.is_empty() { String::new() } else { format!("; it said:\n{complaints}") };
                 (Ended::TargetDied, error("target", format!("{how} while the plan ran{said}"), report))
             }
-            Over::Unreadable(why) => (Ended::TargetDied, error("region", why, report)),
+            Over::Unreadable(why) => {
+                let known = self.target.unreadable(&why);
+                (Ended::TargetDied, known.or_else(|| error("region", why, report)))
+            }
+            Over::Stalled => {
+                let seconds = self.settings.stall.unwrap_or_default().as_secs();
+                let message = format!(
+                    "nothing in the trace region has changed for {seconds} s: the target stands still, or its rings are \
+                     cacheable and this memory access port does not see the caches"
+                );
+                let next = "run it with non-cacheable rings (--rings non-cacheable, or `ipiscope.rings=non-cacheable` in \
+                            bootargs)";
+                (Ended::Deadline, error("stale_view", message, next))
+            }
             Over::Deadline => {
                 let seconds = self.settings.deadline.as_secs();
                 let phase =
@@ -493,14 +662,46 @@ impl<'a, T: Live> Run<'a, T> {
         }
     }
 
-    /// The last drain and snapshot, when nobody writes any more.
-    fn last(&mut self, capture: &mut CaptureWriter) -> Result<(), CaptureError> {
+    /// The last drain and snapshot, when nobody writes any more (or nobody will be asked any more).
+    fn last(
+        &mut self,
+        writer: Writer,
+        capture: &mut CaptureWriter,
+        progress: &mut Progress,
+    ) -> Result<(), CaptureError> {
+        // What can't be read was reported when it was found; the accounts say what is missing.
+        let _ = self.target.hold();
         if let Ok(status) = self.region.status(&mut self.source) {
             self.status = status;
         }
-        // What can't be read was reported when it was found; the accounts say what is missing.
-        let _ = self.pump(Writer::Quiescent, true, capture)?;
-        self.snapshot(capture)
+        let fetched = self.snapshot(false, capture)?;
+        self.counters_moved = !fetched || writer == Writer::Live;
+        let slice = if self.pace.slow { SLICE } else { u64::MAX };
+        let left = |run: &Self| run.lanes.iter().map(|lane| lane.reader.backlog(lane.head)).sum::<u64>();
+        let (asked, mut total) = (interrupt::requests(), 0);
+        loop {
+            if self.pump(writer, true, slice, capture)?.is_err() {
+                break;
+            }
+            capture.flush_if_due()?;
+            let rest = left(self);
+            total = total.max(rest);
+            if rest == 0 || writer == Writer::Live {
+                break;
+            }
+            if interrupt::requests() > asked {
+                self.notes.push(format!("the last drain was cut short: {rest} records were left in the target"));
+                break;
+            }
+            if progress.is_due(self.pace.progress) {
+                progress.fetch(total - rest, total, RECORD_BYTES);
+            }
+        }
+        for lane in &mut self.lanes {
+            lane.reader.abandon(lane.head);
+        }
+        let _ = self.target.release();
+        Ok(())
     }
 
     fn broken_lane(&self) -> Option<ErrorInfo> {
@@ -531,6 +732,7 @@ impl<'a, T: Live> Run<'a, T> {
                     lapped: account.lapped,
                     torn: account.torn,
                     dropped: account.dropped,
+                    left: account.left,
                 }
             })
             .collect()
@@ -663,7 +865,7 @@ mod tests {
     use trace_ring::layout::{
         ABI_VERSION, Directory, FaultEntry, HeadLine, LOG_STRIDE, LaneDescriptor, MAGIC, Sections, Shape, lay_out,
     };
-    use trace_ring::record::{Event, Kind, RECORD_BYTES};
+    use trace_ring::record::{Event, Kind};
     use zerocopy::{FromZeros as _, IntoBytes as _};
 
     use super::*;
@@ -689,7 +891,7 @@ mod tests {
         fn new(act: fn(&Puppet, u32) -> Option<String>) -> Puppet {
             let lanes = CORES * LANES_PER_CORE as u64;
             let (sections, region_len) =
-                lay_out(Shape { cores: CORES, phases: 1, slots: 0, histograms: 0, records: lanes << LOG2 });
+                lay_out(Shape { cores: CORES, phases: 1, meta: 0, slots: 0, histograms: 0, records: lanes << LOG2 });
             let mut directory = Directory::new_zeroed();
             (directory.magic, directory.version, directory.nonce) = (MAGIC, ABI_VERSION, NONCE);
             (directory.region_len, directory.sections) = (region_len, sections);
@@ -751,8 +953,9 @@ mod tests {
             source.request_stop()
         }
 
-        fn kill(&mut self) {
+        fn kill(&mut self) -> bool {
             self.killed = true;
+            true
         }
 
         fn console(&self) -> String {
@@ -794,7 +997,8 @@ mod tests {
         let path: &Path = &folder.path().join("capture.mcap");
         let mut capture = CaptureWriter::create(path, &info, &[]).expect("is created");
         let settings = Settings {
-            nonce: NONCE,
+            nonce: Some(NONCE),
+            stall: None,
             reads_request: true,
             compare_counter: true,
             deadline: Duration::from_millis(300),

@@ -229,6 +229,11 @@ impl Image {
         self.memory_bytes
     }
 
+    /// What the image says of itself, and where its loader tells it what it can't know otherwise.
+    pub fn locator(&self) -> &Locator {
+        &self.locator
+    }
+
     /// Identity of the build.
     pub fn build_id(&self) -> [u8; 32] {
         self.locator.build_id
@@ -285,6 +290,22 @@ pub fn find(named: Option<&Path>, say: &mut dyn FnMut(&str)) -> Result<Firmware,
         Place::Bundle(path) => load(&path, false),
         Place::Workspace(root) => build(&root, say),
     }
+}
+
+/// The firmware that is there, built or not, without building it: for symbols and log strings. The caller compares
+/// build ids.
+pub fn existing(named: Option<&Path>) -> Result<Option<Firmware>, FirmwareError> {
+    if let Some(path) = named {
+        return load(path, true).map(Some);
+    }
+    Ok(match place() {
+        Ok(Place::Bundle(path)) => load(&path, false).ok(),
+        Ok(Place::Workspace(root)) => {
+            let elf = elf_path(&root);
+            load_built(elf.with_extension("img"), elf).ok()
+        }
+        Err(_) => None,
+    })
 }
 
 /// Where the firmware would come from.
@@ -363,13 +384,23 @@ fn workspace() -> Option<PathBuf> {
     })
 }
 
-/// Builds the firmware of the workspace at `root`, unless it is up to date.
-pub fn build(root: &Path, say: &mut dyn FnMut(&str)) -> Result<Firmware, FirmwareError> {
-    let target_folder = std::env::var_os("CARGO_TARGET_DIR")
+/// The folder of the nested build.
+fn target_folder(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
         .filter(|folder| !folder.is_empty())
         .map_or_else(|| root.join("target"), |folder| root.join(folder))
-        .join("firmware");
-    let elf_path = target_folder.join(TARGET).join("release").join("firmware");
+        .join("firmware")
+}
+
+/// Where the nested build leaves the ELF; the image lies beside it.
+fn elf_path(root: &Path) -> PathBuf {
+    target_folder(root).join(TARGET).join("release").join("firmware")
+}
+
+/// Builds the firmware of the workspace at `root`, unless it is up to date.
+pub fn build(root: &Path, say: &mut dyn FnMut(&str)) -> Result<Firmware, FirmwareError> {
+    let target_folder = target_folder(root);
+    let elf_path = elf_path(root);
     let image_path = elf_path.with_extension("img");
     let stamp_path = elf_path.with_extension("stamp");
 

@@ -8,17 +8,25 @@
 //! | [`machine`] | what to tell QEMU so that a board of `boards` comes to life | board, options -> arguments |
 //! | [`qemu`] | boots a machine, owns its end | arguments, image, plan -> running target |
 //! | [`scratch`] | the folder of a run: nothing of it survives the run, or the next one | |
+//! | [`probe`] | checks, loads, starts and drains a board behind a debug probe, or attaches to it | board, plan -> capture |
 //! | [`drain`] | polls the region into the capture until the run ended | `RegionSource` -> capture, `Ended` |
+//! | [`memory`] | memory that others took: a dump, a GDB server | `FILE@ADDRESS` -> capture |
+//! | [`adopt`] | a region whose run was started elsewhere -> capture | `RegionSource` -> capture |
+//! | [`sparse`] | a region put together from pieces, and what its gaps would have said | pieces -> `RegionSource` |
+//! | [`image`] | what boots a board without a probe: image, plan, U-Boot script | request -> folder |
+//! | [`serial`] | a run's results from a console that answers, or from its log | bytes -> capture |
 //! | [`progress`] | what the user sees meanwhile | |
 //! | [`capture`] | the file: writer, reader | bytes <-> `Capture` |
 //! | [`correlate`] | sends and receives -> outcomes | records, slots -> `Ipis` |
 //! | [`stats`] | latencies -> figures that the sample carries | ticks -> `Summary` |
 //! | [`detect`] | check, summary, evidence | figures -> `Suspect`s, verdict |
+//! | [`log`] | the firmware's log: frames from the capture, text from the ELF | capture -> `Log` |
 //! | [`report`] | the numbers in several coats | capture -> `Report` -> text, JSON |
 //! | [`doctor`] | what this machine lacks | -> list with remedies |
 //! | [`cli`] | the command line's definitions | |
 //! | [`error`] | every error has a kind, a next step and an exit code | |
 
+pub mod adopt;
 pub mod capture;
 pub mod child;
 pub mod cli;
@@ -29,12 +37,18 @@ pub mod drain;
 pub mod error;
 pub mod fault;
 pub mod firmware;
+pub mod image;
 pub mod interrupt;
+pub mod log;
 pub mod machine;
+pub mod memory;
 pub mod plan;
+pub mod probe;
 pub mod progress;
 pub mod qemu;
 pub mod report;
 pub mod run;
 pub mod scratch;
+pub mod serial;
+pub mod sparse;
 pub mod stats;

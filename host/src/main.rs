@@ -8,9 +8,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use host::cli::{Cli, Color, FirmwareVerb, QemuArguments, Showing, Verb};
+use host::adopt::Origin;
+use host::capture::Capture;
+use host::cli::{Cli, Color, FirmwareVerb, QemuArguments, ReportArguments, SerialArguments, Showing, Verb};
 use host::error::{Failure, FileError, exit};
-use host::{doctor, firmware, interrupt, plan, report, run};
+use host::run::Finished;
+use host::{doctor, firmware, image, interrupt, log, memory, plan, probe, report, run, serial};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -33,19 +36,32 @@ fn main() -> ExitCode {
 
 fn execute(verb: &Verb) -> Result<u8, Failure> {
     match verb {
-        Verb::Qemu(arguments) => {
-            let result = qemu(arguments);
-            if let (Err(failure), Some(file)) = (&result, &arguments.showing.json) {
-                let error = report::error_report(&failure.kind, &failure.message, &failure.next_step);
-                if let Err(second) = write_json(file, &error)
-                    && second.message != failure.message
-                {
-                    complain(&second);
-                }
+        Verb::Qemu(arguments) => or_json(qemu(arguments), &arguments.showing),
+        Verb::Probe(arguments) if arguments.list => {
+            let probes = probe::list();
+            if probes.is_empty() {
+                say("no debug probe is plugged in, or none may be used (udev rules)");
             }
-            result
+            print(&probes.iter().map(|probe| format!("{probe}\n")).collect::<String>())
         }
-        Verb::Report(arguments) => show(&arguments.capture, &arguments.showing),
+        Verb::Probe(arguments) => {
+            interrupt::install();
+            let run = || {
+                let finished = probe::run(&arguments.request(), &mut say)?;
+                present(&finished, &arguments.showing, arguments.timings)
+            };
+            or_json(run(), &arguments.showing)
+        }
+        Verb::Image(arguments) => {
+            interrupt::install();
+            let written = image::write(&arguments.request(), &mut say)?;
+            for (name, bytes) in &written.files {
+                say(&format!("wrote {} ({bytes} bytes)", written.folder.join(name).display()));
+            }
+            print(&written.instructions)
+        }
+        Verb::Serial(arguments) => or_json(serial(arguments), &arguments.showing),
+        Verb::Report(arguments) => or_json(report(arguments), &arguments.showing),
         Verb::Plans { name: None } => {
             let mut text = String::new();
             for builtin in plan::builtins() {
@@ -67,7 +83,7 @@ fn execute(verb: &Verb) -> Result<u8, Failure> {
             for name in boards::names() {
                 match boards::find(name) {
                     Some(Ok(board)) => {
-                        let _ = writeln!(text, "{:18} {:20} {}", board.name, board.status.name(), board.summary);
+                        let _ = writeln!(text, "{:18} {:24} {}", board.name, board.status.name(), board.summary);
                     }
                     Some(Err(error)) => say(&error.to_string()),
                     None => {}
@@ -110,16 +126,53 @@ fn qemu(arguments: &QemuArguments) -> Result<u8, Failure> {
     }
     interrupt::install();
     let finished = run::qemu(&arguments.request(), &mut say)?;
+    present(&finished, &arguments.showing, arguments.timings)
+}
+
+/// `report`: on a capture, or on one made of memory first.
+fn report(arguments: &ReportArguments) -> Result<u8, Failure> {
+    if let Some(capture) = &arguments.capture {
+        return show(capture, &arguments.showing);
+    }
+    let Some(memory) = &arguments.memory else { return Ok(exit::MISUSED) };
+    interrupt::install();
+    let origin = Origin {
+        source: "memory",
+        board: arguments.board.clone(),
+        out: arguments.out.clone(),
+        firmware: arguments.firmware.clone(),
+        tags: arguments.tag.iter().cloned().collect(),
+        ..Origin::default()
+    };
+    let finished = memory::collect(memory, &origin, &mut say)?;
+    present(&finished, &arguments.showing, false)
+}
+
+/// Where a verb failed before there was a report, the JSON file says why.
+fn or_json(result: Result<u8, Failure>, showing: &Showing) -> Result<u8, Failure> {
+    if let (Err(failure), Some(file)) = (&result, &showing.json) {
+        let error = report::error_report(&failure.kind, &failure.message, &failure.next_step);
+        if let Err(second) = write_json(file, &error)
+            && second.message != failure.message
+        {
+            complain(&second);
+        }
+    }
+    result
+}
+
+/// Reports on a run that was made, and says where its capture is.
+fn present(finished: &Finished, showing: &Showing, with_timings: bool) -> Result<u8, Failure> {
     say(&format!("capture: {}", finished.capture.display()));
     // On a terminal the report's own words suffice.
-    let told = io::stdout().is_terminal() && arguments.showing.json.as_deref() != Some(Path::new("-"));
+    let told = io::stdout().is_terminal() && showing.json.as_deref() != Some(Path::new("-"));
     if let Some(error) = finished.outcome.ending.error.as_ref().filter(|_| !told) {
         say(&format!("error: {}", error.message));
         say(&format!("next step: {}", error.next_step));
     }
     let started = std::time::Instant::now();
-    let code = show(&finished.capture, &arguments.showing)?;
-    if arguments.timings {
+    let code = show(&finished.capture, showing)?;
+    if with_timings {
         let timings = finished.outcome.timings;
         let marks = [("booted", timings.region), ("plan began", timings.running), ("plan ended", timings.ended)];
         for (name, took) in &finished.steps {
@@ -135,8 +188,21 @@ fn qemu(arguments: &QemuArguments) -> Result<u8, Failure> {
     Ok(code)
 }
 
+fn serial(arguments: &SerialArguments) -> Result<u8, Failure> {
+    // A log may come through a pipe that never ends: there Ctrl-C kills.
+    if arguments.from_log.is_none() {
+        interrupt::install();
+    }
+    let finished = serial::take(&arguments.request()?, &mut say)?;
+    present(&finished, &arguments.showing, false)
+}
+
 /// Reports on a capture: text, or JSON, or both.
 fn show(capture: &Path, showing: &Showing) -> Result<u8, Failure> {
+    if showing.log {
+        let log = log::read(&Capture::open(capture)?)?;
+        let _ = write!(io::stderr().lock(), "{log}");
+    }
     let report = report::build(capture)?;
     if let Some(file) = &showing.json {
         write_json(file, &report.json())?;

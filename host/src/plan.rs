@@ -239,6 +239,9 @@ pub struct PlanMeta {
     pub ring_bytes: u64,
     /// Pair slots that have no histogram: beyond the budget.
     pub slots_without_histogram: u64,
+    /// When a host gives the target up, ms from its start; 0: nobody said.
+    #[serde(default)]
+    pub host_deadline_ms: u64,
 }
 
 /// A phase as the capture tells of it.

@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-/// How often the bar is drawn.
-const EVERY: Duration = Duration::from_millis(100);
-
 /// A bar of messages sent, with the phase's name, on stderr.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
     drawn: Option<Instant>,
+    fetching: bool,
 }
 
 impl Progress {
@@ -34,17 +32,17 @@ impl Progress {
             let _ = write!(out, "{:.0}/s", state.per_sec());
         };
         bar.set_style(style.with_key("rate", rate));
-        Progress { bar: Some(bar), drawn: None }
+        Progress { bar: Some(bar), drawn: None, fetching: false }
     }
 
     /// No bar.
     pub fn silent() -> Progress {
-        Progress { bar: None, drawn: None }
+        Progress { bar: None, drawn: None, fetching: false }
     }
 
-    /// Whether it is time to draw again: what there is to draw costs something to find out.
-    pub fn is_due(&self) -> bool {
-        self.bar.is_some() && self.drawn.is_none_or(|drawn| drawn.elapsed() >= EVERY)
+    /// Whether it is time to draw again, at most `every` so often: what there is to draw costs something to find out.
+    pub fn is_due(&self, every: Duration) -> bool {
+        self.bar.is_some() && self.drawn.is_none_or(|drawn| drawn.elapsed() >= every)
     }
 
     /// Shows where the run stands.
@@ -54,6 +52,22 @@ impl Progress {
             bar.set_message(doing.to_string());
             bar.set_position(sent);
         }
+    }
+
+    /// Shows how far the records are that wait in the target: `done` of `total` pieces of `bytes` bytes, with rate and
+    /// time left.
+    pub fn fetch(&mut self, done: u64, total: u64, bytes: u64) {
+        self.drawn = Some(Instant::now());
+        let Some(bar) = &self.bar else { return };
+        if !self.fetching {
+            self.fetching = true;
+            let template = "  {msg:16} [{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_message("fetching");
+            bar.reset();
+        }
+        bar.set_length(total * bytes);
+        bar.set_position(done * bytes);
     }
 
     /// Takes the bar away.

@@ -385,7 +385,7 @@ pub struct FaultReport {
     pub registers: Vec<String>,
 }
 
-/// The accounts of a lane: `written = accepted + lapped + torn + dropped`.
+/// The accounts of a lane: `written = accepted + lapped + torn + dropped + missing`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LaneReport {
     /// The core.
@@ -447,6 +447,7 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
     let tick_ns = 1e9 / hz.max(1) as f64;
     let mut notes = info.notes.clone();
     notes.extend(ipis.notes.iter().cloned());
+    notes.extend(capture.ending().into_iter().flat_map(|ending| ending.notes.iter().cloned()));
     if ipis.damage.chunks > 0 {
         notes.push(format!("{} chunks of the capture are damaged and were left out", ipis.damage.chunks));
     }
@@ -601,6 +602,7 @@ fn target(capture: &Capture, view: Option<&View>) -> Target {
             core_state::UP => None,
             core_state::FAULTED => Some("took an exception or panicked".into()),
             core_state::DISABLED => Some("is disabled in the device tree".into()),
+            core_state::UNKNOWN => Some("is unknown: its entry did not come".into()),
             _ => core_error(core, started).or_else(|| Some("was not started".into())),
         },
     };
@@ -714,11 +716,11 @@ fn lanes(capture: &Capture, ipis: &Ipis) -> Vec<LaneReport> {
                 core,
                 context: context_name(context),
                 written: account.written,
-                accepted: account.accepted.saturating_sub(missing),
+                accepted: account.accepted.saturating_sub(missing.saturating_sub(account.left)),
                 lapped: account.lapped,
                 torn: account.torn,
                 dropped: account.dropped,
-                missing,
+                missing: missing.max(account.left),
             },
             None => LaneReport {
                 core,

@@ -127,7 +127,8 @@ pub fn qemu(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Finished, Fa
     let mut progress = Progress::new(expected);
     let boot_deadline = Duration::from_secs(60) + Duration::from_millis(100) * machine.cores.into();
     let settings = Settings {
-        nonce,
+        nonce: Some(nonce),
+        stall: None,
         reads_request: machine.reads_request(),
         compare_counter: !machine.deterministic,
         deadline: compiled.host_deadline,
@@ -164,7 +165,7 @@ fn attachment(name: &str, media_type: &str, data: &[u8]) -> Attachment {
 }
 
 /// A capture that can't be made is not something asked wrongly: exit code 2.
-fn unwritable(error: CaptureError) -> Failure {
+pub(crate) fn unwritable(error: CaptureError) -> Failure {
     let error = match error {
         CaptureError::Open { path, error: source } => return FileError { action: "create", path, source }.into(),
         error => error,
@@ -175,14 +176,14 @@ fn unwritable(error: CaptureError) -> Failure {
 
 /// The capture's path. A name of our own is taken by creating the file, so that two runs never share one; it is removed
 /// again unless the run begins.
-struct Reserved {
-    path: PathBuf,
+pub(crate) struct Reserved {
+    pub(crate) path: PathBuf,
     /// The file was made here, and holds no run yet.
     empty: std::cell::Cell<bool>,
 }
 
 impl Reserved {
-    fn take(out: Option<&Path>, plan: &str) -> Result<Reserved, Failure> {
+    pub(crate) fn take(out: Option<&Path>, plan: &str) -> Result<Reserved, Failure> {
         match out {
             Some(path) => {
                 let empty = !path.exists();
@@ -217,7 +218,7 @@ impl Reserved {
     }
 
     /// The file holds a run from now on.
-    fn keep(&self) {
+    pub(crate) fn keep(&self) {
         self.empty.set(false);
     }
 }

@@ -652,6 +652,32 @@ impl<'a> Compiler<'a> {
         }
         let boot_ns =
             if request.deterministic { 100_000_000 } else { 5_000_000_000 + 20_000_000 * u64::from(request.cores) };
+        // The host waits longer than the target: the target can say what was missing, the host can't. Counted instructions
+        // pass far slower than they would on silicon.
+        let virtual_ns = deadline_ns.saturating_add(duration_ns).saturating_add(boot_ns);
+        let slowness = if request.deterministic { 40 } else { 1 };
+        let start = Duration::from_secs(60) + Duration::from_millis(200) * u32::from(request.cores);
+        let host_deadline = start + Duration::from_nanos(virtual_ns.saturating_mul(slowness));
+        let meta = PlanMeta {
+            name: self.job.name.clone(),
+            source,
+            cores: request.cores,
+            phases: self.phases,
+            expected_sends,
+            expected_records,
+            faults: request.faults.iter().map(Fault::to_string).collect(),
+            keep: request.keep,
+            deterministic: request.deterministic,
+            level: level.name().into(),
+            policy: request.policy.name().into(),
+            timeout_ns: self.timeout_ns,
+            probe_ns: self.probe_ns,
+            duration_ns,
+            ring_bytes,
+            slots_without_histogram: self.without_histogram,
+            host_deadline_ms: host_deadline.as_millis() as u64,
+        };
+        let embedded = embedded(&meta);
         let mut header = PlanHeader {
             magic: PLAN_MAGIC,
             version: ABI_VERSION,
@@ -661,7 +687,7 @@ impl<'a> Compiler<'a> {
             flags,
             nonce: request.nonce,
             core_count: request.cores.into(),
-            phase_count: self.phases.len() as u32,
+            phase_count: meta.phases.len() as u32,
             op_count: ops.len() as u32,
             slot_count: self.slots.len() as u32,
             histogram_count: self.histograms,
@@ -682,7 +708,9 @@ impl<'a> Compiler<'a> {
             reserved0: 0,
             reserved1: 0,
             patience_ns: self.timeout_ns.saturating_mul(if request.deterministic { 8 } else { 50 }),
-            reserved: [0; 4],
+            meta: 0,
+            meta_len: embedded.len() as u64,
+            reserved: [0; 2],
         };
         let mut blob = header.as_bytes().to_vec();
         for (offset, bytes) in [
@@ -690,7 +718,9 @@ impl<'a> Compiler<'a> {
             (&mut header.programs, programs.as_bytes()),
             (&mut header.slots, self.slots.as_bytes()),
             (&mut header.twins, twins.as_bytes()),
+            (&mut header.meta, &embedded),
         ] {
+            blob.resize(blob.len().next_multiple_of(8), 0);
             *offset = blob.len() as u64;
             blob.extend_from_slice(bytes);
         }
@@ -712,30 +742,6 @@ impl<'a> Compiler<'a> {
             Err(error) => return Err(PlanError::Internal { plan: self.job.name.clone(), error }),
         };
         let (_, region_bytes) = lay_out(Shape { ..shape });
-        let meta = PlanMeta {
-            name: self.job.name.clone(),
-            source,
-            cores: request.cores,
-            phases: self.phases,
-            expected_sends,
-            expected_records,
-            faults: request.faults.iter().map(Fault::to_string).collect(),
-            keep: request.keep,
-            deterministic: request.deterministic,
-            level: level.name().into(),
-            policy: request.policy.name().into(),
-            timeout_ns: self.timeout_ns,
-            probe_ns: self.probe_ns,
-            duration_ns,
-            ring_bytes,
-            slots_without_histogram: self.without_histogram,
-        };
-        // The host waits longer than the target: the target can say what was missing, the host can't. Counted instructions
-        // pass far slower than they would on silicon.
-        let virtual_ns = deadline_ns.saturating_add(duration_ns).saturating_add(boot_ns);
-        let slowness = if request.deterministic { 40 } else { 1 };
-        let start = Duration::from_secs(60) + Duration::from_millis(200) * u32::from(request.cores);
-        let host_deadline = start + Duration::from_nanos(virtual_ns.saturating_mul(slowness));
         Ok(CompiledPlan { blob, meta, region_bytes, notes: self.notes, host_deadline })
     }
 
@@ -1000,6 +1006,17 @@ fn check_core(cores: u16, core: u16, place: impl Fn() -> String) -> Result<(), P
 
 fn saturating_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the firmware carries along, so that whoever finds the region (a probe that is plugged in late, a memory dump, a
+/// console's log) can tell what ran. A job file longer than this stays with the host.
+fn embedded(meta: &PlanMeta) -> Vec<u8> {
+    const MOST_SOURCE: usize = 16 << 10;
+    let mut meta = meta.clone();
+    if meta.source.len() > MOST_SOURCE {
+        meta.source.clear();
+    }
+    serde_json::to_vec(&meta).unwrap_or_default()
 }
 
 #[cfg(test)]

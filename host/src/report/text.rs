@@ -121,7 +121,8 @@ impl Page<'_> {
             *classes.entry(core.class.as_str()).or_default() += 1;
         }
         let kinds: Vec<String> = classes.iter().map(|(class, count)| format!("{count} x {class}")).collect();
-        let mut text = format!("{}, {} of {} cores up", target.machine, target.cores_up, target.core_count);
+        let name = if target.machine.is_empty() { "board not named" } else { &target.machine };
+        let mut text = format!("{name}, {} of {} cores up", target.cores_up, target.core_count);
         if !kinds.is_empty() {
             let _ = write!(text, " ({})", kinds.join(", "));
         }

@@ -390,6 +390,7 @@ impl Simulator {
                 lapped,
                 torn: 0,
                 dropped: 0,
+                left: 0,
             }
         };
         Ending {
@@ -399,6 +400,8 @@ impl Simulator {
             host_seconds: 1.5,
             counter_check: None,
             steal: self.steal,
+            notes: Vec::new(),
+            counters_moved: false,
         }
     }
 

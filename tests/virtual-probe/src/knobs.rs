@@ -19,7 +19,8 @@ pub enum Knob {
     NoSystemAp,
     /// `no-input-gate`: CTIDEVID.INOUT is 0: CTIGATE does not mask events that come from other cores.
     NoInputGate,
-    /// `stale`: the system access port does not see the cores' caches.
+    /// `stale`: the system access port does not see the cores' caches: each page of a region that they map cacheable stays
+    /// as it was at its first read.
     Stale,
     /// `cut:N`: after N transfers the connection is closed in the middle of a batch. Once.
     Cut(u64),

@@ -57,10 +57,10 @@ impl Regions {
         }
     }
 
-    /// Whether memory holds there what the cores last wrote, although the port does not see their caches.
+    /// Whether memory holds there what the cores last wrote, although the port does not see their caches: everywhere but
+    /// in a region that they map cacheable. (What lies around it was cleaned when it was handed over.)
     pub(crate) fn is_clean(&mut self, machine: &mut dyn Machine, address: u64) -> bool {
-        let uncached = self.region_at(machine, address).is_some_and(|known| known.non_cacheable);
-        uncached || self.locators.iter().any(|at| (*at..*at + CLEANED_BYTES).contains(&address))
+        self.region_at(machine, address).is_none_or(|known| known.non_cacheable)
     }
 
     /// The port wrote there: maybe an image.

@@ -1,0 +1,355 @@
+//! Memory that others took: a raw dump by any debugger or boot loader, or a debugger's GDB server.
+//!
+//! `FILE@ADDRESS` is a file whose first byte lies at that physical address. `gdb:HOST:PORT` is a server that speaks GDB's
+//! remote protocol (OpenOCD, J-Link, TRACE32, QEMU); it is asked for memory and for nothing else. Connecting halts the
+//! target with most servers; it goes on when we leave, as it does for GDB's `detach`.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use trace_ring::layout::{LOCATOR_MAGIC, LOCATOR_OFFSET, Locator, MAGIC, REGION_ALIGN};
+use trace_ring::reader::RegionSource;
+use zerocopy::FromBytes as _;
+
+use crate::adopt::{self, Origin};
+use crate::error::{Failure, FileError, exit};
+use crate::qemu::RamFile;
+use crate::run::Finished;
+
+/// Where the image is linked: what a core that runs it sees at the image's start.
+const LINKED_AT: u64 = 0xFFFF_FFFF_8000_0000;
+
+/// How long a server may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where memory comes from: `FILE@ADDRESS`, or `gdb:HOST:PORT`, `gdb:unix:PATH`, both with or without `@ADDRESS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// A file whose first byte lies at `address`.
+    Dump {
+        /// The file.
+        path: PathBuf,
+        /// Physical address of its first byte.
+        address: u64,
+    },
+    /// A GDB server.
+    Gdb {
+        /// `HOST:PORT` or `unix:PATH`.
+        server: String,
+        /// Where the image or the region lies, as the core that the server shows sees it.
+        address: Option<u64>,
+    },
+}
+
+impl std::str::FromStr for Memory {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Memory, String> {
+        let number = |digits: &str| {
+            let digits = digits.replace('_', "");
+            let digits = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")).unwrap_or(&digits);
+            u64::from_str_radix(digits, 16).map_err(|_| format!("`{digits}` is no hexadecimal address"))
+        };
+        if let Some(server) = text.strip_prefix("gdb:") {
+            let (server, address) = match server.rsplit_once('@') {
+                Some((server, address)) => (server, Some(number(address)?)),
+                None => (server, None),
+            };
+            if !server.contains(':') {
+                return Err("write it like gdb:localhost:3333 or gdb:unix:PATH".into());
+            }
+            return Ok(Memory::Gdb { server: server.into(), address });
+        }
+        let (path, address) = text
+            .rsplit_once('@')
+            .ok_or("write it like dump.bin@0x40000000 (the address of its first byte), or gdb:HOST:PORT")?;
+        Ok(Memory::Dump { path: path.into(), address: number(address)? })
+    }
+}
+
+/// Finds the region in that memory and puts it into a capture.
+pub fn collect(memory: &Memory, origin: &Origin, say: &mut dyn FnMut(&str)) -> Result<Finished, Failure> {
+    match memory {
+        Memory::Dump { path, address } => {
+            let mut source = find_in_dump(path, *address)?;
+            adopt::collect(&mut source, origin, say)
+        }
+        Memory::Gdb { server, address } => {
+            let mut server = Server::connect(server)?;
+            let base = find_at_server(&mut server, *address)?;
+            let mut source = ServerRegion { server: &mut server, base };
+            let finished = adopt::collect(&mut source, origin, say);
+            server.leave();
+            finished
+        }
+    }
+}
+
+fn nothing(message: String, next_step: &str) -> Failure {
+    Failure { kind: "region".into(), message, next_step: next_step.into(), exit_code: exit::MISUSED }
+}
+
+/// A dump holds the region at a 2 MiB boundary of physical memory, and often the image that names it.
+fn find_in_dump(path: &Path, address: u64) -> Result<RamFile, Failure> {
+    let file = File::open(path).map_err(FileError::of("read", path))?;
+    let length = file.metadata().map_err(FileError::of("read", path))?.len();
+    let word = |offset: u64| -> Option<u64> {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, offset).ok().map(|()| u64::from_le_bytes(bytes))
+    };
+    let first = address.next_multiple_of(REGION_ALIGN) - address;
+    let blocks = || (0..).map(|block| first + block * REGION_ALIGN).take_while(|offset| *offset < length);
+    let named = blocks().find_map(|offset| {
+        let mut bytes = [0; size_of::<Locator>()];
+        file.read_exact_at(&mut bytes, offset.checked_add(LOCATOR_OFFSET)?).ok()?;
+        let locator = Locator::read_from_bytes(&bytes).ok().filter(|locator| locator.magic == LOCATOR_MAGIC)?;
+        let region = locator.directory_pa.checked_sub(address)?;
+        (word(region)? == MAGIC).then_some(region)
+    });
+    let region = named.or_else(|| blocks().find(|offset| word(*offset) == Some(MAGIC))).ok_or_else(|| {
+        nothing(
+            format!(
+                "{} ({length} bytes from {address:#x}) holds no trace region: none of its 2 MiB boundaries begins one",
+                path.display()
+            ),
+            "dump the memory from the address that the console's START line names (region=0x…), and give that address behind \
+             the @",
+        )
+    })?;
+    Ok(RamFile::new(file, region).map_err(FileError::of("read", path))?)
+}
+
+fn find_at_server(server: &mut Server, address: Option<u64>) -> Result<u64, Failure> {
+    let locator_at = |server: &mut Server, image: u64| -> Option<u64> {
+        let mut bytes = [0; size_of::<Locator>()];
+        server.read(image + LOCATOR_OFFSET, &mut bytes).ok()?;
+        let locator = Locator::read_from_bytes(&bytes).ok()?;
+        (locator.magic == LOCATOR_MAGIC && locator.directory_pa != 0).then_some(locator.directory_pa)
+    };
+    let is_region = |server: &mut Server, at: u64| {
+        let mut bytes = [0; 8];
+        server.read(at, &mut bytes).is_ok() && u64::from_le_bytes(bytes) == MAGIC
+    };
+    let candidates = [address, Some(LINKED_AT)].into_iter().flatten();
+    for candidate in candidates {
+        if is_region(server, candidate) {
+            return Ok(candidate);
+        }
+        if let Some(region) = locator_at(server, candidate)
+            && is_region(server, region)
+        {
+            return Ok(region);
+        }
+    }
+    Err(Failure {
+        exit_code: exit::UNMEASURED,
+        ..nothing(
+            match address {
+                Some(address) => format!("the GDB server shows neither image nor trace region at {address:#x}"),
+                None => format!("the GDB server shows no image at {LINKED_AT:#x}, where it is linked"),
+            },
+            "select a core that runs the firmware, or give the region's address from the console's START line: \
+             gdb:HOST:PORT@ADDRESS",
+        )
+    })
+}
+
+/// A connection to a GDB server.
+struct Server {
+    stream: Stream,
+    name: String,
+    /// Bytes of memory in one answer.
+    most: usize,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl io::Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(buffer),
+            Stream::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl io::Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(bytes),
+            Stream::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Server {
+    fn connect(name: &str) -> Result<Server, Failure> {
+        let failed = |error: io::Error| Failure {
+            kind: "gdb".into(),
+            message: format!("GDB server {name}: {error}"),
+            next_step: "see that it runs there and has no other client".into(),
+            exit_code: exit::UNMEASURED,
+        };
+        let stream = match name.strip_prefix("unix:") {
+            Some(path) => UnixStream::connect(path).and_then(|stream| {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                Ok(Stream::Unix(stream))
+            }),
+            None => name.to_socket_addrs().and_then(|mut addresses| {
+                let address = addresses.next().ok_or_else(|| io::Error::other("the name has no address"))?;
+                let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                Ok(Stream::Tcp(stream))
+            }),
+        };
+        let mut server = Server { stream: stream.map_err(failed)?, name: name.into(), most: 512 };
+        let features = server.ask("qSupported:").map_err(failed)?;
+        let size = features
+            .split(';')
+            .find_map(|feature| usize::from_str_radix(feature.strip_prefix("PacketSize=")?, 16).ok());
+        // Two digits a byte, and the packet's frame.
+        server.most = size.map_or(512, |size| (size.saturating_sub(8) / 2).clamp(8, 16 << 10)) & !7;
+        // A server that knows none of this still reads memory.
+        let _ = server.ask("?");
+        Ok(server)
+    }
+
+    /// Sends a packet and gives the answer's body.
+    fn ask(&mut self, body: &str) -> io::Result<String> {
+        let sum = body.bytes().fold(0u8, u8::wrapping_add);
+        write!(self.stream, "${body}#{sum:02x}")?;
+        // Acknowledgements and stray bytes stand before the answer.
+        while self.byte()? != b'$' {}
+        let mut answer = Vec::new();
+        loop {
+            match self.byte()? {
+                b'#' => break,
+                // Run-length encoding: the last byte again, as often as the next says.
+                b'*' => {
+                    let count = self.byte()?.saturating_sub(29);
+                    let last = answer.last().copied().unwrap_or(b'0');
+                    answer.extend(std::iter::repeat_n(last, count.into()));
+                }
+                byte if answer.len() < 1 << 20 => answer.push(byte),
+                _ => return Err(io::Error::other("its answer does not end")),
+            }
+        }
+        let (_, _) = (self.byte()?, self.byte()?);
+        // Whoever has answered and left needs no thanks.
+        let _ = self.stream.write_all(b"+");
+        String::from_utf8(answer).map_err(io::Error::other)
+    }
+
+    fn byte(&mut self) -> io::Result<u8> {
+        let mut byte = [0];
+        self.stream.read_exact(&mut byte)?;
+        Ok(byte[0])
+    }
+
+    fn read(&mut self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut at = address;
+        for piece in buffer.chunks_mut(self.most) {
+            let answer = self.ask(&format!("m{at:x},{:x}", piece.len()))?;
+            if answer.len() != piece.len() * 2 {
+                let what = if answer.is_empty() { "nothing" } else { answer.get(..16).unwrap_or(&answer) };
+                let message = format!("GDB server {}: asked for memory at {at:#x}, it says {what}", self.name);
+                return Err(io::Error::other(message));
+            }
+            for (place, digits) in piece.iter_mut().zip(answer.as_bytes().chunks_exact(2)) {
+                let digits = std::str::from_utf8(digits).map_err(io::Error::other)?;
+                *place = u8::from_str_radix(digits, 16).map_err(io::Error::other)?;
+            }
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Lets the target go on.
+    fn leave(&mut self) {
+        let _ = self.ask("D");
+    }
+}
+
+struct ServerRegion<'a> {
+    server: &'a mut Server,
+    base: u64,
+}
+
+impl RegionSource for ServerRegion<'_> {
+    type Error = io::Error;
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let address =
+            self.base.checked_add(offset).ok_or_else(|| io::Error::other("the region leaves the address space"))?;
+        self.server.read(address, buffer)
+    }
+
+    /// The server's target stands still while it is read.
+    fn read_u64(&mut self, offset: u64) -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        self.read(offset, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_memory_comes_from_is_read() {
+        let dump = |path: &str, address| Ok(Memory::Dump { path: path.into(), address });
+        assert_eq!("a@b.bin@0x4000_0000".parse(), dump("a@b.bin", 0x4000_0000));
+        assert_eq!("dump.bin@42000000".parse(), dump("dump.bin", 0x4200_0000));
+        let gdb = |server: &str, address| Ok(Memory::Gdb { server: server.into(), address });
+        assert_eq!("gdb:localhost:3333".parse(), gdb("localhost:3333", None));
+        assert_eq!("gdb:unix:/run/s@0x10".parse(), gdb("unix:/run/s", Some(0x10)));
+        for (text, names) in [("dump.bin", "@0x4"), ("dump.bin@x", "hexadecimal"), ("gdb:host", "gdb:localhost")] {
+            let message = text.parse::<Memory>().expect_err("is refused");
+            assert!(message.contains(names), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_dump_without_a_region_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("zeroes");
+        std::fs::write(&path, vec![0; 5 << 20]).expect("is written");
+        let failure = find_in_dump(&path, 0x4000_1000).expect_err("holds nothing");
+        assert!(failure.message.contains("zeroes") && failure.message.contains("0x40001000"), "{}", failure.message);
+        assert_eq!(failure.exit_code, exit::MISUSED);
+    }
+
+    #[test]
+    fn packets_of_a_server_are_read_with_run_lengths() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let server = std::thread::spawn(move || {
+            let mut theirs = theirs;
+            let mut packet = [0; 64];
+            let length = theirs.read(&mut packet).expect("asks");
+            // Four zero bytes as one digit and seven more.
+            theirs.write_all(b"+$0*$#00").expect("answers");
+            String::from_utf8_lossy(&packet[..length]).into_owned()
+        });
+        let mut client = Server { stream: Stream::Unix(ours), name: "test".into(), most: 64 };
+        let mut bytes = [9; 4];
+        client.read(0x1000, &mut bytes).expect("reads");
+        assert_eq!(bytes, [0; 4]);
+        assert_eq!(server.join().expect("ends"), "$m1000,4#8e");
+    }
+}

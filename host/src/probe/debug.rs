@@ -1,0 +1,439 @@
+//! Cores seen from outside: v8-A external debug and cross triggers, through the access port of the debug components.
+//!
+//! Only what a run needs: who a core is and whether it has power, a halt of chosen cores at one moment, registers and
+//! memory of a halted core, and going on. Registers and their fields are those of DDI 0487 (Arm ARM), H9.2 (external
+//! debug) and H9.3 (cross-trigger interface); the procedures are those of H2 and H5. A core is touched no more than
+//! asked for: what is switched on for a halt is switched off again by [`Cores::release`].
+
+use std::time::{Duration, Instant};
+
+use boards::{AccessPort, CoreDebug};
+
+use super::link::{Link, LinkError, Step};
+
+// External debug registers, offsets.
+const EDSCR: u64 = 0x088;
+const EDRCR: u64 = 0x090;
+const EDITR: u64 = 0x084;
+const DTRRX: u64 = 0x080;
+const DTRTX: u64 = 0x08C;
+const OSLAR: u64 = 0x300;
+const EDPRSR: u64 = 0x314;
+const MIDR: u64 = 0xD00;
+const EDDEVAFF0: u64 = 0xFA8;
+const EDDEVAFF1: u64 = 0xFAC;
+const LAR: u64 = 0xFB0;
+// Cross-trigger interface, offsets.
+const CTICONTROL: u64 = 0x000;
+const CTIINTACK: u64 = 0x010;
+const CTIAPPPULSE: u64 = 0x01C;
+const CTIOUTEN0: u64 = 0x0A0;
+const CTIOUTEN1: u64 = 0x0A4;
+const CTITRIGOUTSTATUS: u64 = 0x134;
+const CTIGATE: u64 = 0x140;
+/// Unlocks a component that has a software lock (CoreSight, IHI 0029, B2.3.9); written to one without, nothing happens.
+const UNLOCK: u32 = 0xC5AC_CE55;
+
+// EDPRSR fields.
+const POWERED: u32 = 1;
+const DOUBLE_LOCKED: u32 = 1 << 6;
+const HALTED: u32 = 1 << 4;
+// EDSCR fields.
+const ERR: u32 = 1 << 6;
+const HDE: u32 = 1 << 14;
+const ITE: u32 = 1 << 24;
+const TXFULL: u32 = 1 << 29;
+const MA: u32 = 1 << 20;
+
+// Instructions, executed by EDITR.
+/// MRS x0, DBGDTR_EL0; the number of the register is added.
+const GET_X: u32 = 0xD533_0400;
+/// MSR DBGDTR_EL0, x0; the number of the register is added.
+const PUT_X: u32 = 0xD513_0400;
+/// MRS x0, DLR_EL0 and MSR DLR_EL0, x0: where the core goes on.
+const GET_DLR: u32 = 0xD53B_4520;
+const SET_DLR: u32 = 0xD51B_4520;
+/// MRS x0, DSPSR_EL0 and MSR DSPSR_EL0, x0: in which state.
+const GET_DSPSR: u32 = 0xD53B_4500;
+const SET_DSPSR: u32 = 0xD51B_4500;
+const DSB_SY: u32 = 0xD503_3F9F;
+const ISB: u32 = 0xD503_3FDF;
+/// DC CIVAC, x0.
+const CLEAN: u32 = 0xD50B_7E20;
+/// IC IALLU.
+const FORGET_INSTRUCTIONS: u32 = 0xD508_751F;
+
+/// DAIF in DSPSR_EL0: everything masked.
+const DAIF: u64 = 0xF << 6;
+
+/// How long a core may take to halt or to go on.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a core looks like from outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// EDPRSR; `None`: its registers don't answer.
+    pub edprsr: Option<u32>,
+    /// MIDR_EL1, where the core has power.
+    pub midr: Option<u32>,
+    /// Affinity fields of MPIDR_EL1 (EDDEVAFF), where the core has power.
+    pub affinity: Option<u64>,
+    /// Why it can't be used, if it can't.
+    pub trouble: Option<String>,
+}
+
+impl Seen {
+    /// Whether it can be debugged.
+    pub fn is_usable(&self) -> bool {
+        self.trouble.is_none()
+    }
+}
+
+/// Why something with a core failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CoreError {
+    /// The link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The core did not do as told.
+    #[error("core {core} {what} (EDPRSR {edprsr:#x}, EDSCR {edscr:#x})")]
+    Stubborn {
+        /// The core.
+        core: usize,
+        /// What it did not do.
+        what: String,
+        /// Its state.
+        edprsr: u32,
+        /// See above.
+        edscr: u32,
+    },
+}
+
+/// The cores of a board, by their debug components.
+#[derive(Clone, Debug)]
+pub struct Cores {
+    port: AccessPort,
+    cores: Vec<CoreDebug>,
+    /// Cores whose debug logic was opened, with what EDSCR and CTICONTROL were before.
+    opened: Vec<(usize, u32, u32)>,
+}
+
+impl Cores {
+    /// The components of `cores` behind `port`.
+    pub fn new(port: AccessPort, cores: &[CoreDebug]) -> Cores {
+        Cores { port, cores: cores.to_vec(), opened: Vec::new() }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// Looks at core `core` without changing anything but EDPRSR's sticky bits.
+    pub fn look(&self, link: &mut Link, core: usize) -> Result<Seen, LinkError> {
+        let base = self.cores[core].debug;
+        let edprsr = match link.read_word(self.port, base + EDPRSR) {
+            Ok(edprsr) => edprsr,
+            Err(lost @ LinkError::Lost(_)) => return Err(lost),
+            Err(error) => {
+                let trouble = format!("its debug registers at {base:#x} do not answer ({error})");
+                return Ok(Seen { trouble: Some(trouble), ..Seen::default() });
+            }
+        };
+        let trouble = |what: &str| {
+            let trouble = Some(format!("{what} (EDPRSR {edprsr:#x})"));
+            Ok(Seen { edprsr: Some(edprsr), trouble, ..Seen::default() })
+        };
+        if edprsr & POWERED == 0 {
+            return trouble("it has no power");
+        }
+        if edprsr & DOUBLE_LOCKED != 0 {
+            return trouble("the OS double lock is set: it is about to be powered down");
+        }
+        let identity = [MIDR, EDDEVAFF0, EDDEVAFF1].map(|register| Step::Read(base + register)).to_vec();
+        match link.registers(self.port, identity).as_deref() {
+            Ok([midr, low, high]) => Ok(Seen {
+                edprsr: Some(edprsr),
+                midr: Some(*midr),
+                affinity: Some((u64::from(*high) << 32 | u64::from(*low)) & 0xFF_00FF_FFFF),
+                trouble: None,
+            }),
+            Err(lost @ LinkError::Lost(_)) => Err(lost.clone()),
+            _ => trouble("its identity can't be read"),
+        }
+    }
+
+    /// Halts `cores` at one moment: one pulse on channel 0 of the cross-trigger matrix, and no other core hears it.
+    pub fn halt(&mut self, link: &mut Link, cores: &[usize]) -> Result<(), CoreError> {
+        for core in cores {
+            self.open(link, *core)?;
+        }
+        // Where the gate does not mask inputs, a pulse reaches all whose output is enabled: so only these are.
+        for opened in self.opened.iter().map(|(core, ..)| *core) {
+            let chosen = u32::from(cores.contains(&opened));
+            let cti = self.cores[opened].cti;
+            let steps = vec![
+                Step::Write(cti + CTIOUTEN0, chosen),
+                Step::Write(cti + CTIOUTEN1, 0),
+                Step::Write(cti + CTIGATE, chosen),
+            ];
+            link.registers(self.port, steps)?;
+        }
+        let Some(first) = cores.first() else { return Ok(()) };
+        link.write_word(self.port, self.cores[*first].cti + CTIAPPPULSE, 1)?;
+        for core in cores {
+            self.wait(link, *core, "does not halt", |edprsr| edprsr & HALTED != 0)?;
+        }
+        Ok(())
+    }
+
+    /// Lets halted `cores` go on at one moment: channel 1.
+    pub fn restart(&mut self, link: &mut Link, cores: &[usize]) -> Result<(), CoreError> {
+        for core in cores {
+            // The halt request must be acknowledged and gone, or the core halts again at once (H5.4.2).
+            let cti = self.cores[*core].cti;
+            link.write_word(self.port, cti + CTIINTACK, 1)?;
+            let deadline = Instant::now() + PATIENCE;
+            while link.read_word(self.port, cti + CTITRIGOUTSTATUS)? & 1 != 0 {
+                if Instant::now() > deadline {
+                    return Err(self.stubborn(link, *core, "keeps its halt request"));
+                }
+            }
+        }
+        for opened in self.opened.iter().map(|(core, ..)| *core) {
+            let chosen = if cores.contains(&opened) { 2 } else { 0 };
+            let cti = self.cores[opened].cti;
+            let steps = vec![
+                Step::Write(cti + CTIOUTEN0, 0),
+                Step::Write(cti + CTIOUTEN1, chosen),
+                Step::Write(cti + CTIGATE, chosen),
+            ];
+            link.registers(self.port, steps)?;
+        }
+        let Some(first) = cores.first() else { return Ok(()) };
+        link.write_word(self.port, self.cores[*first].cti + CTIAPPPULSE, 2)?;
+        for core in cores {
+            self.wait(link, *core, "does not go on", |edprsr| edprsr & HALTED == 0)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the debug logic as it was found. Cores that are halted stay so.
+    pub fn release(&mut self, link: &mut Link) -> Result<(), LinkError> {
+        for (core, edscr, cticontrol) in std::mem::take(&mut self.opened) {
+            let CoreDebug { debug, cti } = self.cores[core];
+            let steps = vec![
+                Step::Write(cti + CTIOUTEN0, 0),
+                Step::Write(cti + CTIOUTEN1, 0),
+                Step::Write(cti + CTICONTROL, cticontrol),
+                Step::Read(debug + EDSCR),
+                Step::Write(debug + EDSCR, edscr & HDE),
+            ];
+            link.registers(self.port, steps)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a core's debug logic usable: locks off, triggers on.
+    fn open(&mut self, link: &mut Link, core: usize) -> Result<(), LinkError> {
+        if self.opened.iter().any(|(opened, ..)| *opened == core) {
+            return Ok(());
+        }
+        let CoreDebug { debug, cti } = self.cores[core];
+        let before = link.registers(
+            self.port,
+            vec![
+                Step::Write(debug + LAR, UNLOCK),
+                Step::Write(cti + LAR, UNLOCK),
+                Step::Write(debug + OSLAR, 0),
+                Step::Read(debug + EDSCR),
+                Step::Read(cti + CTICONTROL),
+                Step::Write(cti + CTICONTROL, 1),
+            ],
+        )?;
+        let [edscr, cticontrol] = before[..] else { return Ok(()) };
+        link.write_word(self.port, debug + EDSCR, (edscr | HDE) & !MA)?;
+        self.opened.push((core, edscr, cticontrol));
+        Ok(())
+    }
+
+    fn wait(&self, link: &mut Link, core: usize, what: &str, done: impl Fn(u32) -> bool) -> Result<(), CoreError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if done(link.read_word(self.port, self.cores[core].debug + EDPRSR)?) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(self.stubborn(link, core, what));
+            }
+        }
+    }
+
+    fn stubborn(&self, link: &mut Link, core: usize, what: &str) -> CoreError {
+        let base = self.cores[core].debug;
+        let edprsr = link.read_word(self.port, base + EDPRSR).unwrap_or(0);
+        let edscr = link.read_word(self.port, base + EDSCR).unwrap_or(0);
+        CoreError::Stubborn { core, what: what.into(), edprsr, edscr }
+    }
+
+    // --- a halted core ------------------------------------------------------------------------------------------------
+
+    /// Exception level and register width of a halted core: (0 to 3, whether AArch64).
+    pub fn level(&self, link: &mut Link, core: usize) -> Result<(u8, bool), LinkError> {
+        let edscr = link.read_word(self.port, self.cores[core].debug + EDSCR)?;
+        // EL: bits 9:8. RW: bits 13:10, bit n for ELn: AArch64.
+        let level = (edscr >> 8 & 3) as u8;
+        Ok((level, edscr >> 10 >> level & 1 == 1))
+    }
+
+    /// Has a halted core execute instructions, one after another.
+    fn execute(&self, link: &mut Link, core: usize, instructions: &[u32]) -> Result<(), CoreError> {
+        let base = self.cores[core].debug;
+        for instruction in instructions {
+            let edscr = link
+                .registers(self.port, vec![Step::Write(base + EDITR, *instruction), Step::Read(base + EDSCR)])?
+                .pop()
+                .unwrap_or(0);
+            self.settle(link, core, edscr, ITE)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a flag of EDSCR; an error that an instruction left is cleared and told.
+    fn settle(&self, link: &mut Link, core: usize, mut edscr: u32, flag: u32) -> Result<(), CoreError> {
+        let base = self.cores[core].debug;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if edscr & ERR != 0 {
+                let error =
+                    self.stubborn(link, core, "can't execute what it was told: the access faulted, or is not allowed");
+                link.write_word(self.port, base + EDRCR, 1 << 2)?; // CSE: clear sticky error
+                return Err(error);
+            }
+            if edscr & flag != 0 {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(self.stubborn(link, core, "does not execute what it was told"));
+            }
+            edscr = link.read_word(self.port, base + EDSCR)?;
+        }
+    }
+
+    /// Writes x`number` of a halted core.
+    pub fn set_x(&self, link: &mut Link, core: usize, number: u32, value: u64) -> Result<(), CoreError> {
+        let base = self.cores[core].debug;
+        let steps = vec![
+            Step::Write(base + DTRTX, (value >> 32) as u32),
+            Step::Write(base + DTRRX, value as u32),
+            Step::Write(base + EDITR, GET_X | number),
+            Step::Read(base + EDSCR),
+        ];
+        let edscr = link.registers(self.port, steps)?.pop().unwrap_or(0);
+        self.settle(link, core, edscr, ITE)
+    }
+
+    /// Reads x`number` of a halted core.
+    pub fn x(&self, link: &mut Link, core: usize, number: u32) -> Result<u64, CoreError> {
+        let base = self.cores[core].debug;
+        let steps = vec![Step::Write(base + EDITR, PUT_X | number), Step::Read(base + EDSCR)];
+        let edscr = link.registers(self.port, steps)?.pop().unwrap_or(0);
+        self.settle(link, core, edscr, TXFULL)?;
+        let words = link.registers(self.port, vec![Step::Read(base + DTRRX), Step::Read(base + DTRTX)])?;
+        let [high, low] = words[..] else { return Ok(0) };
+        Ok(u64::from(high) << 32 | u64::from(low))
+    }
+
+    /// Where a halted core stands: the address at which it goes on. Its x0 is kept.
+    pub fn pc(&self, link: &mut Link, core: usize) -> Result<u64, CoreError> {
+        let kept = self.x(link, core, 0)?;
+        self.execute(link, core, &[GET_DLR])?;
+        let pc = self.x(link, core, 0)?;
+        self.set_x(link, core, 0, kept)?;
+        Ok(pc)
+    }
+
+    /// Makes a halted core go on at `address` with everything masked, in the exception level it is in. Clobbers x0.
+    pub fn set_start(&self, link: &mut Link, core: usize, address: u64) -> Result<(), CoreError> {
+        self.set_x(link, core, 0, address)?;
+        self.execute(link, core, &[SET_DLR, GET_DSPSR])?;
+        let state = self.x(link, core, 0)?;
+        self.set_x(link, core, 0, state | DAIF)?;
+        self.execute(link, core, &[SET_DSPSR])
+    }
+
+    /// Writes 64-bit words through a halted core, at addresses as it sees them, and sees to it that they reach memory and
+    /// that no older instructions are left there. Clobbers x0 and x1.
+    pub fn store(
+        &self,
+        link: &mut Link,
+        core: usize,
+        address: u64,
+        words: &[u64],
+        mut step: impl FnMut(u64),
+    ) -> Result<(), CoreError> {
+        let base = self.cores[core].debug;
+        self.set_x(link, core, 0, address)?;
+        for (piece, index) in words.chunks(2048).zip(0u64..) {
+            // In memory access mode each word written to DTRRX becomes STR W1, [X0], #4 (H4.3.2).
+            let halves = piece.iter().flat_map(|word| [*word as u32, (*word >> 32) as u32]).collect();
+            self.access_memory(link, core, |link, port| link.write_repeated(port, base + DTRRX, halves))?;
+            step((index * 2048 + piece.len() as u64) * 8);
+        }
+        /// The smallest line that CTR_EL0 allows in practice.
+        const LINE: u64 = 64;
+        let end = address + words.len() as u64 * 8;
+        // A long range is cleaned by whoever runs next (the launcher); a short one here.
+        if words.len() <= 512 {
+            let mut line = address & !(LINE - 1);
+            while line < end {
+                self.set_x(link, core, 0, line)?;
+                self.execute(link, core, &[CLEAN])?;
+                line += LINE;
+            }
+        }
+        self.execute(link, core, &[DSB_SY, FORGET_INSTRUCTIONS, DSB_SY, ISB])
+    }
+
+    /// Has a halted core access memory by its address in x0, a word for each access to its DTR; what faulted is told.
+    fn access_memory<R>(
+        &self,
+        link: &mut Link,
+        core: usize,
+        access: impl FnOnce(&mut Link, AccessPort) -> Result<R, LinkError>,
+    ) -> Result<R, CoreError> {
+        let edscr_at = self.cores[core].debug + EDSCR;
+        let edscr = link.read_word(self.port, edscr_at)?;
+        link.write_word(self.port, edscr_at, edscr | MA)?;
+        let result = access(link, self.port);
+        link.write_word(self.port, edscr_at, edscr & !MA)?;
+        let after = link.read_word(self.port, edscr_at)?;
+        self.settle(link, core, after, ITE)?;
+        Ok(result?)
+    }
+
+    /// Reads 64-bit words through a halted core, at an address as it sees it; x0 and x1 are kept.
+    pub fn load(&self, link: &mut Link, core: usize, address: u64, words: usize) -> Result<Vec<u64>, CoreError> {
+        let base = self.cores[core].debug;
+        let kept = [self.x(link, core, 0)?, self.x(link, core, 1)?];
+        let mut read = Vec::with_capacity(words);
+        let result = self.set_x(link, core, 0, address).and_then(|()| {
+            while read.len() < words {
+                let count = (words - read.len()).min(2048) * 2;
+                // What is loaded is handed out one read later: the first is nothing, the last is fetched when the mode is off,
+                // so that no word too many is loaded.
+                self.execute(link, core, &[PUT_X])?;
+                let mut halves =
+                    self.access_memory(link, core, |link, port| link.read_repeated(port, base + DTRTX, count))?;
+                halves.push(link.read_word(self.port, base + DTRTX)?);
+                read.extend(halves[1..].chunks_exact(2).map(|half| u64::from(half[1]) << 32 | u64::from(half[0])));
+            }
+            Ok(())
+        });
+        // The core goes on with what it had, whatever was read.
+        for (number, value) in (0..).zip(kept) {
+            self.set_x(link, core, number, value)?;
+        }
+        result.map(|()| read)
+    }
+}
