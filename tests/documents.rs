@@ -26,6 +26,7 @@ fn files_that_the_pages_name_exist() {
         "docs/plans.md",
         "docs/adding-a-board.md",
         "docs/u-boot.md",
+        "docs/probe.md",
     ];
     for name in pages {
         let text = page(name);

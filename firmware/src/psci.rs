@@ -24,6 +24,16 @@ pub fn cpu_on(conduit: Conduit, mpidr: u64, entry: u64, argument: u64) -> Result
     answer.map_err(|error| i64::from(error) as i32)
 }
 
+/// CPU_OFF: gives this core back, so that it can be started again (a second load by a debug probe). Interrupts are masked.
+/// Comes back only where PSCI refuses (DENIED), or there is none.
+pub fn cpu_off(conduit: Conduit) {
+    let _ = match conduit {
+        Conduit::None => return,
+        Conduit::Hvc => psci::cpu_off::<Hvc>(),
+        Conduit::Smc => psci::cpu_off::<Smc>(),
+    };
+}
+
 /// The UID of a hypervisor, as the SMCCC vendor-specific call 0x8600_FF01 gives it (DEN0028, 6.3); zeroes: none answers.
 ///
 /// Asked only where PSCI_FEATURES says that SMCCC_VERSION (0x8000_0000) is there: an unknown HVC is undefined before that.

@@ -5,10 +5,11 @@
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use trace_ring::layout::{
-    ABI_VERSION, Context, CoreEntry, Directory, FaultEntry, HeadLine, LANES_PER_CORE, LOG_STRIDE, LaneDescriptor,
-    LogHeader, MAGIC, PairSlot, PhaseResult, Sections, Status, Truth, lay_out,
+    ABI_VERSION, COST_RECORDS, Context, CoreEntry, Directory, FaultEntry, HeadLine, LANES_PER_CORE, LOG_STRIDE,
+    LaneDescriptor, LogHeader, MAGIC, PairSlot, PhaseResult, Sections, Status, Truth, lay_out,
 };
 use trace_ring::plan::{Plan, Policy};
+use trace_ring::record::{Event, Kind};
 use trace_ring::sync::{Slot, Slots};
 use trace_ring::writer::LaneWriter;
 use zerocopy::FromZeros;
@@ -70,6 +71,31 @@ impl Region {
 
     fn at<T>(&self, section: u64, index: usize) -> *mut T {
         ((self.base + section) as *mut T).wrapping_add(index)
+    }
+
+    /// Ticks that [`COST_RECORDS`] records take in this memory, which holds a lane of 16 behind a line for its head. The
+    /// loop is the measured path's own append, warmed up once.
+    pub fn record_cost(memory: u64) -> u32 {
+        const LOG2: u32 = 4;
+        let event = Event { t: 0, kind: Kind::Mark, flags: 0, peer: 0, msg: 0, intid: 0, extra: 0, arg: 0 };
+        // SAFETY: the caller's own memory, mapped writable, 64 bytes and 16 records long, read by nobody yet.
+        let (slots, head, dropped) = unsafe {
+            let word = memory as *const AtomicU64;
+            (Slots::from_raw((memory + 64) as *const Slot, LOG2), &*word, &*word.add(1))
+        };
+        let lane = LaneWriter::new(slots, head, dropped, Policy::Overwrite);
+        let run = || (0..COST_RECORDS).for_each(|_| lane.append(event));
+        run();
+        let start = arch::counter_ordered();
+        run();
+        let ticks = arch::counter_ordered() - start;
+        head.store(0, core::sync::atomic::Ordering::Relaxed);
+        ticks as u32
+    }
+
+    /// The region's records, for [`Region::record_cost`]: nobody reads above a head.
+    pub fn records(&self) -> u64 {
+        self.base + self.sections.records
     }
 
     /// Writes the directory; its magic last.

@@ -270,6 +270,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         refuse(fault_kind::REFUSED, format_args!("plan for {cores} cores leaves out boot core {boot_core}"));
     }
     let layout = must!(tables_layout.place(&mut arena, &region), "memory: work memory is too small");
+    let yardstick = must!(arena.take(1024, 64), "memory: work memory is too small");
     let mut blocks = [core::ptr::null::<Core>(); MAX_CORES];
     for id in 0..cores {
         let place = must!(arena.take(size_of::<Core>() as u64, 128), "memory: work memory is too small") as *mut Core;
@@ -297,6 +298,8 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         histogram_count: plan.header.histogram_count,
         phase_count: plan.header.phase_count,
         meta_len: plan.header.meta_len,
+        record_ticks: Region::record_cost(region.records()),
+        record_ticks_cacheable: Region::record_cost(yardstick),
         gicd_pa_low: machine.distributor.start as u32,
         gicd_pa_high: (machine.distributor.start >> 32) as u32,
         gicd_typer: identity.typer,
@@ -368,6 +371,10 @@ extern "C" fn secondary_main(core: *const Core) -> ! {
     set_vectors(shared_vectors(core));
     if enter_service(core) {
         let _ = participate(core);
+        gic::leave_service();
+        arch::mask_interrupts();
+        // SAFETY: the boot core filled it in before it started this core, and changes it no more.
+        psci::cpu_off(unsafe { (*MACHINE.0.get()).conduit });
     }
     Core::retire()
 }

@@ -608,6 +608,7 @@ fn start(
     }
     let stood = cores.pc(link, 0).map_err(told)?;
     say(&format!("core 0 stood at {stood:#x} in EL{level}; the image goes to {image:#x}"));
+    cores.set_physical(link, 0, level).map_err(told)?;
     // The launcher, and its word behind it, zero.
     let flag = launcher + 2048;
     let words: Vec<u64> =

@@ -10,7 +10,9 @@ use std::path::Path;
 
 use object::{Object, ObjectSymbol};
 use serde::Serialize;
-use trace_ring::layout::{CoreEntry, abort_reason, clock_flag, conduit, core_state, fault_kind, run_state};
+use trace_ring::layout::{
+    COST_RECORDS, CoreEntry, abort_reason, clock_flag, conduit, core_state, fault_kind, run_state,
+};
 use trace_ring::record::ReceiverState;
 
 use crate::capture::{Capture, CaptureError, ELF_ATTACHMENT, Ended, ErrorInfo, VerdictScope, context_name};
@@ -206,6 +208,12 @@ pub struct Trace {
     pub damaged_chunks: u64,
     /// The capture ends in the middle.
     pub truncated: bool,
+    /// How the rings were mapped: `cacheable` or `non-cacheable`; null: nobody knows.
+    pub rings: Option<&'static str>,
+    /// What a record took to write there, ns, measured before the plan; null: the target did not say.
+    pub record_ns: Option<f64>,
+    /// What it takes in cacheable memory, ns.
+    pub record_cacheable_ns: Option<f64>,
 }
 
 /// The IPIs: `sent = delivered + coalesced + lost + misrouted + in_flight + unknown`.
@@ -461,6 +469,9 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
             "{spurious_intids} acknowledges returned a special INTID (1020 to 1023): an interrupt was withdrawn before it was taken"
         ));
     }
+    let directory = view.map(|view| &view.directory);
+    // No ticks: an older region, or a piece of one.
+    let record_cost = |ticks: u32| (ticks > 0).then(|| f64::from(ticks) * tick_ns / f64::from(COST_RECORDS));
     let lanes = lanes(capture, &ipis);
     let phases = phases(capture, &ipis, tick_ns);
     let instructions_per_ipi =
@@ -485,6 +496,9 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
         torn_records: sum(&|lane| lane.torn),
         damaged_chunks: ipis.damage.chunks,
         truncated: ipis.damage.truncated,
+        rings: directory.map(|directory| if directory.non_cacheable == 0 { "cacheable" } else { "non-cacheable" }),
+        record_ns: directory.and_then(|directory| record_cost(directory.record_ticks)),
+        record_cacheable_ns: directory.and_then(|directory| record_cost(directory.record_ticks_cacheable)),
     };
     let clock_fault = findings.suspects.iter().any(|suspect| suspect.detector == "clock");
     Report {

@@ -228,8 +228,12 @@ pub struct Directory {
     pub boot_core: u32,
     /// Bytes of the section `meta`; 0: the plan came without.
     pub meta_len: u64,
+    /// Ticks that [`COST_RECORDS`] records took to write in the region's memory, before the plan.
+    pub record_ticks: u32,
+    /// The same in ordinary cacheable memory: what the region's attribute costs is the difference.
+    pub record_ticks_cacheable: u32,
     /// Room for later constants.
-    pub reserved: [u64; 15],
+    pub reserved: [u64; 14],
     /// Written by the target while it runs.
     pub status: Status,
     /// Written by the host.
@@ -241,6 +245,9 @@ pub mod platform_flag {
     /// The root node is compatible with `linux,dummy-virt`: an emulator's or a hypervisor's generic machine.
     pub const VIRT_TREE: u8 = 1;
 }
+
+/// Records behind [`Directory::record_ticks`].
+pub const COST_RECORDS: u32 = 1024;
 
 /// The PSCI conduit, [`Directory::psci_conduit`].
 pub mod conduit {

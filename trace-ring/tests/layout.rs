@@ -146,6 +146,7 @@ fn the_locator_and_the_directory_lie_like_this() {
     directory.deterministic = 36;
     directory.platform = 62;
     directory.meta_len = 63;
+    (directory.record_ticks, directory.record_ticks_cacheable) = (64, 65);
     directory.hypervisor_uid = [37, 38, 39, 40];
     directory.psci_version = 41;
     directory.boot_core = 42;
@@ -171,6 +172,7 @@ fn the_locator_and_the_directory_lie_like_this() {
         .at(224, 1, [30, 31, 32, 33, 34, 35, 36, 62])
         .at(232, 4, [37, 38, 39, 40, 41, 42])
         .at(256, 8, [63])
+        .at(264, 4, [64, 65])
         .at(384, 4, [50, 51, 52, 53, 54, 55])
         .at(408, 8, [56, 57])
         .at(448, 4, [60])

@@ -63,6 +63,12 @@ const CLEAN: u32 = 0xD50B_7E20;
 /// IC IALLU.
 const FORGET_INSTRUCTIONS: u32 = 0xD508_751F;
 
+/// MRS x0, SCTLR_ELx and MSR SCTLR_ELx, x0, by exception level.
+const GET_SCTLR: [u32; 4] = [0, 0xD538_1000, 0xD53C_1000, 0xD53E_1000];
+const SET_SCTLR: [u32; 4] = [0, 0xD518_1000, 0xD51C_1000, 0xD51E_1000];
+/// SCTLR_ELx: I, C and M.
+const CACHES_AND_MMU: u64 = 0x1005;
+
 /// DAIF in DSPSR_EL0: everything masked.
 const DAIF: u64 = 0xF << 6;
 
@@ -362,6 +368,17 @@ impl Cores {
         self.execute(link, core, &[SET_DSPSR])
     }
 
+    /// Turns MMU and caches of a halted core off, so that addresses are physical ones whatever it ran before (a boot loader's
+    /// own map, or an earlier run's firmware high up). What its caches hold dirty stays there until it is cleaned by address.
+    /// Clobbers x0.
+    pub fn set_physical(&self, link: &mut Link, core: usize, level: u8) -> Result<(), CoreError> {
+        let level = usize::from(level.clamp(1, 3));
+        self.execute(link, core, &[DSB_SY, GET_SCTLR[level]])?;
+        let control = self.x(link, core, 0)?;
+        self.set_x(link, core, 0, control & !CACHES_AND_MMU)?;
+        self.execute(link, core, &[SET_SCTLR[level], ISB])
+    }
+
     /// Writes 64-bit words through a halted core, at addresses as it sees them, and sees to it that they reach memory and
     /// that no older instructions are left there. Clobbers x0 and x1.
     pub fn store(
@@ -373,6 +390,12 @@ impl Cores {
         mut step: impl FnMut(u64),
     ) -> Result<(), CoreError> {
         let base = self.cores[core].debug;
+        let bytes = words.len() as u64 * 8;
+        // A dirty line there would later be written over what is stored now. A long range is the launcher's business.
+        let short = words.len() <= 512;
+        if short {
+            self.clean(link, core, address, bytes)?;
+        }
         self.set_x(link, core, 0, address)?;
         for (piece, index) in words.chunks(2048).zip(0u64..) {
             // In memory access mode each word written to DTRRX becomes STR W1, [X0], #4 (H4.3.2).
@@ -380,19 +403,23 @@ impl Cores {
             self.access_memory(link, core, |link, port| link.write_repeated(port, base + DTRRX, halves))?;
             step((index * 2048 + piece.len() as u64) * 8);
         }
-        /// The smallest line that CTR_EL0 allows in practice.
-        const LINE: u64 = 64;
-        let end = address + words.len() as u64 * 8;
-        // A long range is cleaned by whoever runs next (the launcher); a short one here.
-        if words.len() <= 512 {
-            let mut line = address & !(LINE - 1);
-            while line < end {
-                self.set_x(link, core, 0, line)?;
-                self.execute(link, core, &[CLEAN])?;
-                line += LINE;
-            }
+        if short {
+            self.clean(link, core, address, bytes)?;
         }
         self.execute(link, core, &[DSB_SY, FORGET_INSTRUCTIONS, DSB_SY, ISB])
+    }
+
+    /// Cleans and invalidates the lines of a short range by address. Clobbers x0.
+    fn clean(&self, link: &mut Link, core: usize, address: u64, bytes: u64) -> Result<(), CoreError> {
+        /// No line of an A-profile core that was built is shorter; a longer one is cleaned several times.
+        const LINE: u64 = 64;
+        let mut line = address & !(LINE - 1);
+        while line < address.saturating_add(bytes) {
+            self.set_x(link, core, 0, line)?;
+            self.execute(link, core, &[CLEAN])?;
+            line += LINE;
+        }
+        self.execute(link, core, &[DSB_SY])
     }
 
     /// Has a halted core access memory by its address in x0, a word for each access to its DTR; what faulted is told.

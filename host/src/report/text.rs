@@ -190,6 +190,14 @@ impl Page<'_> {
             let struck = injected.struck.map_or(String::new(), |count| format!(" (struck {} times)", grouped(count)));
             let _ = write!(text, ", injected {}{struck}", injected.fault);
         }
+        if let (Some("non-cacheable"), Some(there), Some(elsewhere)) =
+            (report.trace.rings, report.trace.record_ns, report.trace.record_cacheable_ns)
+        {
+            let _ = write!(
+                text,
+                ", rings non-cacheable (a record takes {there:.1} ns to write there, {elsewhere:.1} ns in cacheable memory)"
+            );
+        }
         self.item("Plan", 8, &text);
     }
 

@@ -325,13 +325,21 @@ impl QemuMachine {
         let before = self.halted(core)?.registers.clone();
         self.push_registers(core)?;
         let mut there = [0; 4];
+        let page = self.gdb.translate(core, before.pc - before.pc % PAGE)?;
+        let physical = page.map(|page| page + before.pc % PAGE).filter(|at| self.offset(*at, 4).is_ok());
         if !self.gdb.read(core, before.pc, &mut there)?
             || !self.gdb.write(core, before.pc, &instruction.to_le_bytes())?
         {
             return Err(MachineError::Bus(before.pc));
         }
         let executed = self.step_stopped(core);
-        let restored = self.gdb.write(core, before.pc, &there)?;
+        let mut restored = self.gdb.write(core, before.pc, &there)?;
+        if let (false, Some(physical)) = (restored, physical) {
+            // The instruction turned the MMU off, or changed the map: the place is where it was.
+            self.ram.write_all_at(&there, physical - RAM_BASE)?;
+            self.qtest.write(physical, &there)?;
+            restored = true;
+        }
         let halted = self.halted(core)?;
         let went_on = halted.registers.pc == before.pc.wrapping_add(4);
         if executed.is_err() || !went_on || !restored {
