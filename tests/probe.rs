@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use host::capture::Capture;
 use serde_json::Value;
 use system_tests::{Run, alone, can_run, command, finish, qemu, run, wait};
+use trace_ring::layout::run_state;
 use trace_ring::reader::Region;
 use virtual_probe::machine::QemuOptions;
 use virtual_probe::serve::{Listen, Options, Server};
@@ -201,6 +202,39 @@ fn without_a_memory_access_port_all_cores_are_halted_for_each_look() {
     assert_eq!(halts.since_restart, 0, "{halts:?}");
     let attached = bench.probe(&["--attach"]);
     assert_eq!((attached.code, attached.report["error"]["kind"].as_str()), (2, Some("access_port")), "{attached}");
+}
+
+#[test]
+fn a_run_read_through_halted_cores_is_ended_early_and_its_cores_go_on() {
+    if !can_run() {
+        return;
+    }
+    let bench = Bench::new(&["no-system-ap"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = Instant::now();
+    // Three of four cores: the fourth is none of the run's business.
+    let child = bench.spawn(
+        folder.path(),
+        "qemu-virt",
+        &["--plan", "ping", "--cores", "3", "--duration", "60s", "--ring-memory", "1M"],
+    );
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let halts_of = |core: usize| bench.stats().halts.cores.get(core).copied().unwrap_or(0);
+    while halts_of(1) < 2 {
+        assert!(Instant::now() < deadline, "no look was taken");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill is there").success());
+    let ended = finish(folder, wait(child), start);
+    // The request is written through core 0, which must not notice: the plan ends by itself.
+    ended.expect(0, "clean");
+    assert_eq!(ended.text("/ended"), "interrupted", "{ended}");
+    let capture = Capture::open(&ended.capture).expect("is a capture");
+    let region = Region::open(&mut capture.snapshot().expect("has a snapshot")).expect("is a region");
+    assert!(region.directory.status.state > run_state::RUNNING, "{ended}");
+    let halts = bench.stats().halts;
+    assert_eq!((halts_of(3), halts.since_restart), (0, 0), "{halts:?}\n{ended}");
 }
 
 #[test]

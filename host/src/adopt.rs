@@ -20,6 +20,9 @@ use crate::plan::{Keep, PhaseMeta, PlanMeta};
 use crate::progress::Progress;
 use crate::run::{Finished, Reserved, unwritable};
 
+/// A plan's description beyond this is damage: it is read over slow links, and kept in memory.
+const MOST_META: u64 = 16 << 20;
+
 /// Where a region was found, and what it can't say of itself.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
@@ -125,7 +128,8 @@ pub(crate) fn describe<S: RegionSource>(
     let directory = &region.directory;
     let cores = region.core_entries(source).unwrap_or_default();
     let mut notes = origin.notes.clone();
-    let told = region.meta(source).ok().and_then(|text| serde_json::from_slice::<PlanMeta>(&text).ok());
+    let meta = if directory.meta_len <= MOST_META { region.meta(source).ok() } else { None };
+    let told = meta.and_then(|text| serde_json::from_slice::<PlanMeta>(&text).ok());
     let plan = told.filter(|plan| plan.phases.len() == directory.phase_count as usize).unwrap_or_else(|| {
         notes.push("the region does not name its plan: phases are numbered, and no record counts as expected".into());
         nameless(directory)

@@ -11,9 +11,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use trace_ring::layout::{
-    FaultEntry, LANES_PER_CORE, NO_HISTOGRAM, PairSlot, Status, abort_reason, fault_kind, run_state,
+    Directory, FaultEntry, HISTOGRAM_BYTES, LANES_PER_CORE, NO_HISTOGRAM, PairSlot, Status, abort_reason, fault_kind,
+    run_state,
 };
-use trace_ring::reader::{Drained, LaneReader, ReadError, Region, RegionSource, Writer};
+use trace_ring::reader::{Drained, LaneReader, ReadError, Region, RegionSource, Writer, read_values};
 use trace_ring::record::RECORD_BYTES;
 
 use crate::capture::{CaptureError, CaptureWriter, CounterCheck, Ended, Ending, ErrorInfo, LaneAccount};
@@ -32,6 +33,9 @@ const SLICE: u64 = 2048;
 const SEARCH: Duration = Duration::from_millis(250);
 /// A prefix from here on is large.
 const LARGE: u64 = 1 << 20;
+
+/// No run has a prefix beyond this: 512 cores, all pairs, in fifty phases.
+const MOST_PREFIX: u64 = 4 << 30;
 
 /// How often a target can be looked at without getting in its way, or in the way of its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +121,10 @@ pub trait Live {
     /// The look is over.
     fn release(&mut self) -> io::Result<()> {
         Ok(())
+    }
+    /// What to look at when the firmware does not come up.
+    fn boot_advice(&self) -> &'static str {
+        "check --machine, --cpu and what stands behind --, or name another image with --firmware"
     }
     /// What it means that the region can't be read any more, where the target's kind knows better than the reader.
     fn unreadable(&mut self, _why: &str) -> Option<ErrorInfo> {
@@ -281,6 +289,10 @@ fn arrive<T: Live>(
         match found {
             Ok(Some((region, source))) => match region {
                 Ok(region) if settings.nonce.is_none_or(|nonce| nonce == region.directory.nonce) => {
+                    if let Some(message) = unbelievable(&region.directory) {
+                        let next = "check the address, or look at the console's text in the capture";
+                        return Err((Ended::TargetDied, error("region", message, next)));
+                    }
                     return Ok((source, region));
                 }
                 Ok(region) => {
@@ -308,6 +320,9 @@ fn arrive<T: Live>(
             Err(failure) => last = format!("the target's RAM can't be read: {failure}"),
         }
         if let Some(how) = target.ended() {
+            if let Some(known) = target.unreadable(&how) {
+                return Err((Ended::TargetDied, known));
+            }
             let complaints = target.complaints();
             let said =
                 if complaints.is_empty() { "it said nothing".to_string() } else { format!("it said:\n{complaints}") };
@@ -334,11 +349,26 @@ fn arrive<T: Live>(
                 if tail.is_empty() { "the console is silent".into() } else { format!("the console said:\n{tail}") };
             let seconds = settings.boot_deadline.as_secs();
             let message = format!("the firmware did not come up within {seconds} s: {last}; {said}");
-            let next = "check --machine, --cpu and what stands behind --, or name another image with --firmware";
-            return Err((Ended::Deadline, error("boot", message, next)));
+            return Err((Ended::Deadline, error("boot", message, target.boot_advice())));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Says of a directory whose sections would fit anywhere that this is no run's: all that lies before the records is read
+/// again and again, and kept in memory.
+fn unbelievable(directory: &Directory) -> Option<String> {
+    let Directory { sections, slot_count, histogram_count, meta_len, .. } = directory;
+    let records = sections.records;
+    let parts = [
+        ("slots", sections.slots, u64::from(*slot_count) * size_of::<PairSlot>() as u64),
+        ("histograms", sections.histograms, u64::from(*histogram_count) * HISTOGRAM_BYTES),
+        ("meta", sections.meta, *meta_len),
+    ];
+    let field =
+        parts.iter().find(|(_, at, bytes)| at.saturating_add(*bytes) > records).map(|(field, at, _)| (*field, *at));
+    let (field, value) = field.or((records > MOST_PREFIX).then_some(("records", records)))?;
+    Some(format!("trace region is damaged: `sections.{field}` is {value:#x}"))
 }
 
 /// Why polling stopped.
@@ -382,6 +412,8 @@ struct Run<'a, T: Live> {
     pace: Pace,
     notes: Vec<String>,
     counters_moved: bool,
+    /// The last drain: what can be had is fetched.
+    ending: bool,
 }
 
 impl<'a, T: Live> Run<'a, T> {
@@ -413,6 +445,7 @@ impl<'a, T: Live> Run<'a, T> {
             pace,
             notes,
             counters_moved: false,
+            ending: false,
         }
     }
 
@@ -461,7 +494,8 @@ impl<'a, T: Live> Run<'a, T> {
             if sweep {
                 swept = Instant::now();
             }
-            if let Err(over) = self.pump(Writer::Live, sweep, u64::MAX, capture)? {
+            let most = if self.pace.slow { SLICE } else { u64::MAX };
+            if let Err(over) = self.pump(Writer::Live, sweep, most, capture)? {
                 return Ok(over);
             }
             if self.is_stalled() {
@@ -480,6 +514,13 @@ impl<'a, T: Live> Run<'a, T> {
             }
             if let Err(error) = self.target.release() {
                 return Ok(Over::Unreadable(error.to_string()));
+            }
+            // A link that has more to fetch than it fetched just now has no time to sleep.
+            let busy = self.pace.slow
+                && !self.pace.patient
+                && self.lanes.iter().any(|lane| lane.broken.is_none() && lane.reader.backlog(lane.head) >= SLICE);
+            if busy {
+                continue;
             }
             let poll = self.pace.poll;
             std::thread::sleep(poll.saturating_sub(before.elapsed()).max(poll / 8));
@@ -531,7 +572,7 @@ impl<'a, T: Live> Run<'a, T> {
             let lately_dropped = line.dropped[context] != lane.reader.account().dropped;
             let worthwhile = match writer {
                 Writer::Quiescent => true,
-                Writer::Live if self.pace.patient && most == u64::MAX => backlog >= lane.reader.capacity() / 2,
+                Writer::Live if self.pace.patient && !self.ending => backlog >= lane.reader.capacity() / 2,
                 Writer::Live if all => backlog > 0 || lately_dropped,
                 Writer::Live => backlog >= BATCH.min(lane.reader.capacity() / 8),
             };
@@ -568,11 +609,9 @@ impl<'a, T: Live> Run<'a, T> {
         let sections = self.region.directory.sections;
         let length = usize::try_from(sections.records).unwrap_or(0);
         let until = if light { usize::try_from(sections.histograms).unwrap_or(0).min(length) } else { length };
-        let mut prefix = vec![0; length];
         // A target that can't be read is found out by the next look at its status.
-        if self.source.read(0, &mut prefix[..until]).is_err() {
-            return Ok(false);
-        }
+        let Ok(mut prefix) = read_values::<_, u8>(&mut self.source, 0, until) else { return Ok(false) };
+        prefix.resize(length, 0);
         if light {
             // Percentiles then come from records, not from histograms of zeroes.
             let slots = usize::try_from(sections.slots).unwrap_or(0).min(until);
@@ -669,6 +708,7 @@ impl<'a, T: Live> Run<'a, T> {
         capture: &mut CaptureWriter,
         progress: &mut Progress,
     ) -> Result<(), CaptureError> {
+        self.ending = true;
         // What can't be read was reported when it was found; the accounts say what is missing.
         let _ = self.target.hold();
         if let Ok(status) = self.region.status(&mut self.source) {
@@ -1138,6 +1178,23 @@ mod tests {
         puppet.put(16, &1u64.to_le_bytes());
         let (ending, measured) = run(&mut puppet);
         assert_eq!((ending.ended, kind(&ending), measured), (Ended::TargetDied, "boot", false), "another plan's nonce");
+    }
+
+    #[test]
+    fn a_directory_that_no_run_has_is_refused_before_memory_is_taken_for_it() {
+        let sections = core::mem::offset_of!(Directory, sections);
+        let records = (sections + core::mem::offset_of!(Sections, records)) as u64;
+        let slot_count = core::mem::offset_of!(Directory, slot_count) as u64;
+        for (at, value, names) in
+            [(records, 1u64 << 45, "sections.records"), (slot_count, u32::MAX.into(), "sections.slots")]
+        {
+            let mut puppet = Puppet::new(|_, _| None);
+            puppet.put(core::mem::offset_of!(Directory, region_len) as u64, &(1u64 << 46).to_le_bytes());
+            puppet.put(at, &value.to_le_bytes()[..if at == records { 8 } else { 4 }]);
+            let (ending, measured) = run(&mut puppet);
+            assert_eq!((ending.ended, kind(&ending), measured), (Ended::TargetDied, "region", false));
+            assert!(ending.error.is_some_and(|error| error.message.contains(names)));
+        }
     }
 
     #[test]

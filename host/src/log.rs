@@ -5,6 +5,7 @@
 //! debuggers usually read logs from, wants its reader to write: an index a channel. Nothing here writes.)
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use defmt_decoder::{DecodeError, Table};
 use trace_ring::reader::Region;
@@ -95,14 +96,18 @@ fn frames(mut bytes: &[u8], mut each: impl FnMut(&[u8])) {
 
 impl Log {
     fn take(&mut self, core: usize, table: &Table, frame: &[u8]) {
-        match table.decode(frame) {
-            Ok((frame, _)) => self.lines.push(Line {
+        // The decoder panics at some frames that no firmware writes; memory may hold any.
+        let line = catch_unwind(AssertUnwindSafe(|| {
+            table.decode(frame).map(|(frame, _)| Line {
                 core,
                 ticks: frame.display_timestamp().and_then(|text| text.to_string().parse().ok()),
                 level: frame.level().map(|level| level.as_str().to_string()).unwrap_or_default(),
                 text: frame.display_message().to_string(),
-            }),
-            Err(DecodeError::Malformed | DecodeError::UnexpectedEof) => {
+            })
+        }));
+        match line {
+            Ok(Ok(line)) => self.lines.push(line),
+            Ok(Err(DecodeError::Malformed | DecodeError::UnexpectedEof)) | Err(_) => {
                 self.trouble.get_or_insert_with(|| format!("core {core} left a log frame that can't be read"));
             }
         }

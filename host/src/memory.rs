@@ -5,12 +5,12 @@
 //! target with most servers; it goes on when we leave, as it does for GDB's `detach`.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use trace_ring::layout::{LOCATOR_MAGIC, LOCATOR_OFFSET, Locator, MAGIC, REGION_ALIGN};
 use trace_ring::reader::RegionSource;
@@ -18,6 +18,7 @@ use zerocopy::FromBytes as _;
 
 use crate::adopt::{self, Origin};
 use crate::error::{Failure, FileError, exit};
+use crate::interrupt;
 use crate::qemu::RamFile;
 use crate::run::Finished;
 
@@ -26,6 +27,9 @@ const LINKED_AT: u64 = 0xFFFF_FFFF_8000_0000;
 
 /// How long a server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of an answer, at most.
+const MOST_ANSWER: usize = 1 << 20;
 
 /// Where memory comes from: `FILE@ADDRESS`, or `gdb:HOST:PORT`, `gdb:unix:PATH`, both with or without `@ADDRESS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,10 +86,7 @@ pub fn collect(memory: &Memory, origin: &Origin, say: &mut dyn FnMut(&str)) -> R
         Memory::Gdb { server, address } => {
             let mut server = Server::connect(server)?;
             let base = find_at_server(&mut server, *address)?;
-            let mut source = ServerRegion { server: &mut server, base };
-            let finished = adopt::collect(&mut source, origin, say);
-            server.leave();
-            finished
+            adopt::collect(&mut ServerRegion { server: &mut server, base }, origin, say)
         }
     }
 }
@@ -102,7 +103,10 @@ fn find_in_dump(path: &Path, address: u64) -> Result<RamFile, Failure> {
         let mut bytes = [0; 8];
         file.read_exact_at(&mut bytes, offset).ok().map(|()| u64::from_le_bytes(bytes))
     };
-    let first = address.next_multiple_of(REGION_ALIGN) - address;
+    let Some(first) = address.checked_next_multiple_of(REGION_ALIGN).map(|aligned| aligned - address) else {
+        let next = "give the physical address of the file's first byte behind the @";
+        return Err(nothing(format!("no memory begins at {address:#x}"), next));
+    };
     let blocks = || (0..).map(|block| first + block * REGION_ALIGN).take_while(|offset| *offset < length);
     let named = blocks().find_map(|offset| {
         let mut bytes = [0; size_of::<Locator>()];
@@ -127,7 +131,7 @@ fn find_in_dump(path: &Path, address: u64) -> Result<RamFile, Failure> {
 fn find_at_server(server: &mut Server, address: Option<u64>) -> Result<u64, Failure> {
     let locator_at = |server: &mut Server, image: u64| -> Option<u64> {
         let mut bytes = [0; size_of::<Locator>()];
-        server.read(image + LOCATOR_OFFSET, &mut bytes).ok()?;
+        server.read(image.checked_add(LOCATOR_OFFSET)?, &mut bytes).ok()?;
         let locator = Locator::read_from_bytes(&bytes).ok()?;
         (locator.magic == LOCATOR_MAGIC && locator.directory_pa != 0).then_some(locator.directory_pa)
     };
@@ -161,7 +165,7 @@ fn find_at_server(server: &mut Server, address: Option<u64>) -> Result<u64, Fail
 
 /// A connection to a GDB server.
 struct Server {
-    stream: Stream,
+    stream: BufReader<Stream>,
     name: String,
     /// Bytes of memory in one answer.
     most: usize,
@@ -217,7 +221,8 @@ impl Server {
                 Ok(Stream::Tcp(stream))
             }),
         };
-        let mut server = Server { stream: stream.map_err(failed)?, name: name.into(), most: 512 };
+        let stream = BufReader::new(stream.map_err(failed)?);
+        let mut server = Server { stream, name: name.into(), most: 512 };
         let features = server.ask("qSupported:").map_err(failed)?;
         let size = features
             .split(';')
@@ -232,38 +237,50 @@ impl Server {
     /// Sends a packet and gives the answer's body.
     fn ask(&mut self, body: &str) -> io::Result<String> {
         let sum = body.bytes().fold(0u8, u8::wrapping_add);
-        write!(self.stream, "${body}#{sum:02x}")?;
+        write!(self.stream.get_mut(), "${body}#{sum:02x}")?;
+        let deadline = Instant::now() + PATIENCE;
         // Acknowledgements and stray bytes stand before the answer.
-        while self.byte()? != b'$' {}
+        while self.byte(deadline)? != b'$' {}
         let mut answer = Vec::new();
         loop {
-            match self.byte()? {
+            if answer.len() >= MOST_ANSWER {
+                return Err(io::Error::other("its answer does not end"));
+            }
+            match self.byte(deadline)? {
                 b'#' => break,
                 // Run-length encoding: the last byte again, as often as the next says.
                 b'*' => {
-                    let count = self.byte()?.saturating_sub(29);
+                    let count = self.byte(deadline)?.saturating_sub(29);
                     let last = answer.last().copied().unwrap_or(b'0');
                     answer.extend(std::iter::repeat_n(last, count.into()));
                 }
-                byte if answer.len() < 1 << 20 => answer.push(byte),
-                _ => return Err(io::Error::other("its answer does not end")),
+                byte => answer.push(byte),
             }
         }
-        let (_, _) = (self.byte()?, self.byte()?);
+        let (_, _) = (self.byte(deadline)?, self.byte(deadline)?);
         // Whoever has answered and left needs no thanks.
-        let _ = self.stream.write_all(b"+");
+        let _ = self.stream.get_mut().write_all(b"+");
         String::from_utf8(answer).map_err(io::Error::other)
     }
 
-    fn byte(&mut self) -> io::Result<u8> {
-        let mut byte = [0];
-        self.stream.read_exact(&mut byte)?;
-        Ok(byte[0])
+    /// The next byte. Each read waits for a time; the deadline ends an answer that comes in drops.
+    fn byte(&mut self, deadline: Instant) -> io::Result<u8> {
+        if self.stream.buffer().is_empty() && Instant::now() > deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let byte = *self.stream.fill_buf()?.first().ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.stream.consume(1);
+        Ok(byte)
     }
 
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut at = address;
+        // A long read ends with a run that is ended at once, by asking twice.
+        let asked = interrupt::requests();
         for piece in buffer.chunks_mut(self.most) {
+            if interrupt::requests() >= asked.saturating_add(2) {
+                return Err(io::Error::other("stopped while memory was read"));
+            }
             let answer = self.ask(&format!("m{at:x},{:x}", piece.len()))?;
             if answer.len() != piece.len() * 2 {
                 let what = if answer.is_empty() { "nothing" } else { answer.get(..16).unwrap_or(&answer) };
@@ -274,13 +291,15 @@ impl Server {
                 let digits = std::str::from_utf8(digits).map_err(io::Error::other)?;
                 *place = u8::from_str_radix(digits, 16).map_err(io::Error::other)?;
             }
-            at += piece.len() as u64;
+            at = at.wrapping_add(piece.len() as u64);
         }
         Ok(())
     }
+}
 
-    /// Lets the target go on.
-    fn leave(&mut self) {
+/// Lets the target go on, whatever came of the visit.
+impl Drop for Server {
+    fn drop(&mut self) {
         let _ = self.ask("D");
     }
 }
@@ -309,6 +328,8 @@ impl RegionSource for ServerRegion<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]
@@ -330,26 +351,60 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("zeroes");
         std::fs::write(&path, vec![0; 5 << 20]).expect("is written");
+        let beyond = find_in_dump(&path, u64::MAX).expect_err("nothing lies there");
+        assert_eq!((beyond.exit_code, beyond.message.contains("0xffffffffffffffff")), (exit::MISUSED, true));
         let failure = find_in_dump(&path, 0x4000_1000).expect_err("holds nothing");
         assert!(failure.message.contains("zeroes") && failure.message.contains("0x40001000"), "{}", failure.message);
         assert_eq!(failure.exit_code, exit::MISUSED);
     }
 
+    /// A client, and a server that answers each packet with the next of `answers`, then hangs up; gives what it was asked.
+    fn visit(answers: &'static [&'static str], with: impl FnOnce(&mut Server)) -> Vec<String> {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let server = std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            for answer in answers {
+                // One packet: thanks for the last answer, then all up to the two digits of its sum.
+                let mut packet = Vec::new();
+                while !matches!(packet.as_slice(), [.., b'#', _, _]) {
+                    let mut byte = [0];
+                    theirs.read_exact(&mut byte).expect("asks");
+                    packet.extend(byte);
+                }
+                asked.push(String::from_utf8_lossy(&packet).into_owned());
+                theirs.write_all(answer.as_bytes()).expect("answers");
+            }
+            asked
+        });
+        with(&mut Server { stream: BufReader::new(Stream::Unix(ours)), name: "test".into(), most: 64 });
+        server.join().expect("ends")
+    }
+
     #[test]
     fn packets_of_a_server_are_read_with_run_lengths() {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let server = std::thread::spawn(move || {
-            let mut theirs = theirs;
-            let mut packet = [0; 64];
-            let length = theirs.read(&mut packet).expect("asks");
-            // Four zero bytes as one digit and seven more.
-            theirs.write_all(b"+$0*$#00").expect("answers");
-            String::from_utf8_lossy(&packet[..length]).into_owned()
+        // Four zero bytes as one digit and seven more.
+        let asked = visit(&["+$0*$#00", "+$OK#9a"], |client| {
+            let mut bytes = [9; 4];
+            client.read(0x1000, &mut bytes).expect("reads");
+            assert_eq!(bytes, [0; 4]);
         });
-        let mut client = Server { stream: Stream::Unix(ours), name: "test".into(), most: 64 };
-        let mut bytes = [9; 4];
-        client.read(0x1000, &mut bytes).expect("reads");
-        assert_eq!(bytes, [0; 4]);
-        assert_eq!(server.join().expect("ends"), "$m1000,4#8e");
+        assert_eq!(asked, ["$m1000,4#8e", "+$D#44"], "the target is let go");
+    }
+
+    #[test]
+    fn an_answer_that_is_wrong_short_or_endless_is_an_error() {
+        let endless: &'static str = Box::leak(format!("$0{}", "*~".repeat(20_000)).into_boxed_str());
+        for (answer, words) in [("$E01#a6", "says E01"), ("$#00", "says nothing"), ("$zz#00", "digit"), ("$00", "")] {
+            let answers: &'static [&'static str] = Box::leak(Box::new([answer]));
+            visit(answers, |client| {
+                let error = client.read(0x1000, &mut [0]).expect_err("is refused");
+                assert!(error.to_string().contains(words), "{answer}: {error}");
+            });
+        }
+        let answers: &'static [&'static str] = Box::leak(Box::new([endless]));
+        visit(answers, |client| {
+            let error = client.read(0x1000, &mut [0]).expect_err("is refused");
+            assert!(error.to_string().contains("does not end"), "{error}");
+        });
     }
 }

@@ -244,6 +244,13 @@ pub struct PlanMeta {
     pub host_deadline_ms: u64,
 }
 
+impl PlanMeta {
+    /// How long the plan is repeated, if it is.
+    pub fn duration(&self) -> Option<Duration> {
+        (self.duration_ns > 0).then(|| Duration::from_nanos(self.duration_ns))
+    }
+}
+
 /// A phase as the capture tells of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseMeta {

@@ -19,11 +19,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use boards::{AccessPort, Board, Debug, Status, TreeOptions, Wire};
+use boards::{AccessPort, Board, Conduit, Debug, Status, TreeOptions, Wire};
 use trace_ring::layout::{
     Directory, LOCATOR_MAGIC, LOCATOR_OFFSET, Locator, REGION_ALIGN, Request as RequestLine, run_state,
 };
-use trace_ring::reader::{Region, RegionSource};
+use trace_ring::reader::{ReadError, Region, RegionSource};
 use zerocopy::FromBytes as _;
 
 use crate::adopt::{self, Origin};
@@ -32,11 +32,11 @@ use crate::drain::{self, Live, Pace, Settings};
 use crate::error::{Failure, FileError, exit};
 use crate::firmware::{self, Image};
 use crate::interrupt;
-use crate::plan::{self, CompiledPlan, PlanRequest};
+use crate::plan::{self, CompiledPlan, PlanMeta, PlanRequest};
 use crate::progress::Progress;
 use crate::run::{Finished, Reserved, unwritable};
 
-use debug::{CoreError, Cores, Seen};
+use debug::{CoreError, Cores, Level, Seen, Standing};
 use link::{Link, LinkError};
 
 pub use link::list;
@@ -52,6 +52,12 @@ const STALE: Duration = Duration::from_secs(10);
 
 /// How long the launcher may take: a clean of 64 MiB by virtual address.
 const LAUNCH: Duration = Duration::from_secs(10);
+
+/// How long the boot core may stand where no image can be started: in its firmware's exception level, for a call.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// How long an attached target may take to lay its region out.
+const ARRIVAL: Duration = Duration::from_secs(20);
 
 /// Between two looks where each look halts all cores.
 const LOOK: Duration = Duration::from_secs(2);
@@ -201,8 +207,13 @@ impl Job {
         let places = Places { image, tree: tree_at, plan: plan_at, launcher, end: launcher + 4096 };
         if places.end > image + Board::LOAD_ROOM {
             return Err(misused(
-                format!("plan `{}` takes {} MiB", compiled.meta.name, compiled.blob.len() >> 20),
-                "run a shorter one: image, tree and plan have 64 MiB",
+                format!(
+                    "image, tree and plan `{}` take {} MiB, there is room for {}",
+                    compiled.meta.name,
+                    (places.end - image) >> 20,
+                    Board::LOAD_ROOM >> 20
+                ),
+                "run a shorter plan",
             ));
         }
         let needed = Board::LOAD_ROOM + compiled.region_bytes + (32 << 20);
@@ -295,17 +306,22 @@ fn check(
                 }
                 Via::Port { port, wide }
             }
-            Err(lost @ LinkError::Lost(_)) => return Err(lost.into()),
-            _ => {
+            Ok(_) => {
                 note(format!("there is no memory access port {}", link::spell(port)), say);
                 Via::Halted
             }
+            Err(LinkError::Access { what, .. }) => {
+                note(format!("there is no memory access port {}: {what}", link::spell(port)), say);
+                Via::Halted
+            }
+            Err(error) => return Err(error.into()),
         },
     };
-    let cores = Cores::new(debug.components, &debug.cores);
-    let count = wanted.unwrap_or(board.cores.max);
+    // Cores that the run does not use are none of its business.
+    let wanted = usize::from(wanted.unwrap_or(board.cores.max));
+    let cores = Cores::new(debug.components, debug.cores.get(..wanted).unwrap_or(&debug.cores));
     let mut seen = Vec::new();
-    for core in 0..usize::from(count) {
+    for core in 0..cores.count() {
         let found = cores.look(link, core)?;
         match (&found.trouble, found.midr, found.affinity) {
             (Some(trouble), ..) => {
@@ -389,8 +405,8 @@ fn load(
     let reserved = Reserved::take(request.out.as_deref(), &job.compiled.meta.name)?;
     let capture = CaptureWriter::create(&reserved.path, &info, &attachments(job, board)).map_err(unwritable)?;
 
-    let mut progress = Progress::new(0);
-    let started = start(&mut link, &mut cores, via, job, &mut progress, say);
+    let mut progress = Progress::new(0, None);
+    let started = start(&mut link, &mut cores, via, board, job, &mut progress, say);
     progress.clear();
     if let Err(error) = started {
         // Cores are never left halted by a load that failed, where they can still be reached.
@@ -398,10 +414,13 @@ fn load(
         let _ = cores.release(&mut link);
         return Err(error);
     }
-    if matches!(via, Via::Port { .. }) {
-        cores.release(&mut link)?;
-    }
     reserved.keep();
+    if matches!(via, Via::Port { .. })
+        && let Err(error) = cores.release(&mut link)
+    {
+        // The plan runs all the same, and is drained as far as the link carries.
+        say(&format!("note: core 0's debug logic is not as it was found: {error}"));
+    }
     step("load");
 
     let deadline = request.deadline.unwrap_or(job.compiled.host_deadline);
@@ -416,7 +435,7 @@ fn load(
         phases: &job.compiled.meta.phases,
     };
     let target = Target::new(Rc::new(RefCell::new(link)), cores, via, rate, job.places.image, false);
-    finish(target, capture, &reserved, &settings, job.compiled.meta.expected_sends, steps, since)
+    finish(target, capture, &reserved, &settings, &job.compiled.meta, steps, since)
 }
 
 /// Drains a target that runs already. Writes and halts nothing.
@@ -449,18 +468,24 @@ fn attach(
         next_step: "look at its console; --at names another image".into(),
         exit_code: exit::UNMEASURED,
     };
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let mut source = loop {
-        match target.find_region(false) {
-            Ok(Some(source)) => break source,
-            Ok(None) if Instant::now() < deadline && interrupt::requests() == 0 => {
-                std::thread::sleep(Duration::from_millis(50));
+    let deadline = Instant::now() + ARRIVAL;
+    let (mut source, region) = loop {
+        if let Some(mut source) = target.find_region(false).map_err(|error| unfinished(error.to_string()))? {
+            match Region::open(&mut source) {
+                Ok(region) => break (source, region),
+                // The directory's magic word is its last.
+                Err(ReadError::Magic(_)) => {}
+                Err(error) => return Err(unfinished(error.to_string())),
             }
-            Ok(None) => return Err(unfinished("it did not come up within 20 s".into())),
-            Err(error) => return Err(unfinished(error.to_string())),
         }
+        if interrupt::requests() > 0 {
+            return Err(stopped("the firmware was waited for"));
+        }
+        if Instant::now() > deadline {
+            return Err(unfinished(format!("it did not come up within {} s", ARRIVAL.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(50));
     };
-    let region = Region::open(&mut source).map_err(|error| unfinished(error.to_string()))?;
     let cacheable = region.directory.non_cacheable == 0;
     let mut notes = checked.notes;
     if cacheable && debug.memory.is_some_and(|port| !port.coherent) && !board.emulator {
@@ -494,8 +519,7 @@ fn attach(
         stall: (cacheable && debug.memory.is_some_and(|port| !port.coherent)).then_some(STALE),
         phases: &info.plan.phases,
     };
-    let expected = info.plan.expected_sends;
-    finish(target, capture, &reserved, &settings, expected, Vec::new(), since)
+    finish(target, capture, &reserved, &settings, &info.plan, Vec::new(), since)
 }
 
 /// Drains, closes the capture, leaves the board as it is.
@@ -504,13 +528,13 @@ fn finish(
     mut capture: CaptureWriter,
     reserved: &Reserved,
     settings: &Settings<'_>,
-    expected: u64,
+    plan: &PlanMeta,
     mut steps: Vec<(&'static str, Duration)>,
     mut since: Instant,
 ) -> Result<Finished, Failure> {
-    let mut progress = Progress::new(expected);
+    let mut progress = Progress::new(plan.expected_sends, plan.duration());
     let drained = drain::drain(&mut target, &mut capture, &mut progress, settings).map_err(unwritable);
-    target.let_go();
+    drop(target);
     let outcome = drained?;
     steps.push(("run", since.elapsed()));
     since = Instant::now();
@@ -563,7 +587,7 @@ fn speed(rate: f64) -> String {
 fn forecast(rate: Option<f64>, compiled: &CompiledPlan, say: &mut dyn FnMut(&str)) {
     let Some(rate) = rate else { return };
     let meta = &compiled.meta;
-    let bytes = meta.expected_records * trace_ring::record::RECORD_BYTES;
+    let bytes = meta.expected_records.saturating_mul(trace_ring::record::RECORD_BYTES);
     let left = Duration::from_secs((bytes as f64 / rate).ceil() as u64);
     let fits = if meta.duration_ns > 0 || meta.ring_bytes < bytes {
         "what comes faster is lapped and counted; counters stay whole"
@@ -579,16 +603,27 @@ fn forecast(rate: Option<f64>, compiled: &CompiledPlan, say: &mut dyn FnMut(&str
     ));
 }
 
+/// The user did not want to wait for this.
+fn stopped(doing: &str) -> Failure {
+    Failure {
+        kind: "interrupted".into(),
+        message: format!("stopped while {doing}"),
+        next_step: "run again".into(),
+        exit_code: exit::UNMEASURED,
+    }
+}
+
 /// Puts everything into memory and lets the boot core go.
 fn start(
     link: &mut Link,
     cores: &mut Cores,
     via: Via,
+    board: &Board,
     job: &Job,
     progress: &mut Progress,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
-    let Places { image, tree, plan, launcher, end } = job.places;
+    let Places { image, tree, plan, launcher, .. } = job.places;
     let total = (job.firmware.image.bytes().len() + job.tree.len() + job.compiled.blob.len()) as u64;
     let code = job.firmware.image.launcher().ok_or_else(|| Failure {
         kind: "firmware".into(),
@@ -596,30 +631,15 @@ fn start(
         next_step: "build firmware and host from the same sources".into(),
         exit_code: exit::UNMEASURED,
     })?;
-    cores.halt(link, &[0]).map_err(told)?;
-    let (level, wide) = cores.level(link, 0)?;
-    if !wide {
-        return Err(Failure {
-            kind: "board".into(),
-            message: format!("boot core 0 stands at EL{level} in AArch32 state"),
-            next_step: "stop a 64-bit boot loader instead (the main one, not its first stage)".into(),
-            exit_code: exit::UNMEASURED,
-        });
-    }
-    let stood = cores.pc(link, 0).map_err(told)?;
-    say(&format!("core 0 stood at {stood:#x} in EL{level}; the image goes to {image:#x}"));
-    cores.set_physical(link, 0, level).map_err(told)?;
-    // The launcher, and its word behind it, zero.
+    let level = halt_boot_core(link, cores, board)?;
+    let stood = cores.standing(link, 0, level).map_err(told)?;
+    say(&format!("core 0 stood at {:#x} in EL{level}; the image goes to {image:#x}", stood.pc));
     let flag = launcher + 2048;
-    let words: Vec<u64> =
-        code.chunks(8).map(|chunk| chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))).collect();
-    cores.store(link, 0, launcher, &words, |_| {}).map_err(told)?;
-    cores.store(link, 0, flag, &[0], |_| {}).map_err(told)?;
-    for (number, value) in [(1, image + Board::LOAD_ROOM.min(end - image)), (2, image), (3, tree), (4, flag)] {
-        cores.set_x(link, 0, number, value).map_err(told)?;
+    if let Err(error) = send(link, cores, &stood, job, code, flag) {
+        // What the boot loader had in its registers, it gets back.
+        let _ = cores.put_back(link, 0, &stood);
+        return Err(told(error));
     }
-    cores.set_start(link, 0, launcher).map_err(told)?;
-    cores.set_x(link, 0, 0, image).map_err(told)?;
     cores.restart(link, &[0]).map_err(told)?;
     await_launcher(link, cores, via, flag)?;
 
@@ -628,52 +648,103 @@ fn start(
         locator.plan_pa = plan;
         locator.plan_len = job.compiled.blob.len() as u64;
     });
-    let mut before = 0;
+    let mut done = 0;
     for (address, bytes) in [(image, &patched), (tree, &job.tree), (plan, &job.compiled.blob)] {
-        let mut step = |done: u64| {
+        for (piece, index) in bytes.chunks(link::MOST).zip(0u64..) {
+            if interrupt::requests() > 0 {
+                return Err(stopped("image and plan were loaded"));
+            }
+            let address = address + index * link::MOST as u64;
+            match via {
+                Via::Port { port, .. } => link.write(port, address, piece)?,
+                Via::Halted => cores.store(link, 0, address, &link::words_of(piece)).map_err(told)?,
+            }
+            done += piece.len() as u64;
             if progress.is_due(Duration::from_millis(100)) {
-                progress.fetch(before + done, total, 1);
-            }
-        };
-        match via {
-            Via::Port { port, .. } => {
-                link.write(port, address, bytes, &mut step)?;
-                let mut back = vec![0; bytes.len()];
-                link.read(port, address, &mut back)?;
-                if let Some(at) = back.iter().zip(bytes).position(|(read, written)| read != written) {
-                    return Err(Failure {
-                        kind: "memory".into(),
-                        message: format!(
-                            "memory at {:#x} reads {:#04x} where {:#04x} was written",
-                            address + at as u64,
-                            back[at],
-                            bytes[at]
-                        ),
-                        next_step: "see that DRAM is set up there (debug.load in the board file) and not secure, or slow the wire \
-                                    down (--speed)"
-                            .into(),
-                        exit_code: exit::UNMEASURED,
-                    });
-                }
-            }
-            Via::Halted => {
-                let words: Vec<u64> = bytes
-                    .chunks(8)
-                    .map(|chunk| chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
-                    .collect();
-                cores.store(link, 0, address, &words, &mut step).map_err(told)?;
+                progress.fetch(done, total, 1);
             }
         }
-        before += bytes.len() as u64;
+        if let Via::Port { port, .. } = via {
+            verify(link, port, address, bytes)?;
+        }
     }
     match via {
         Via::Port { port, .. } => link.write_word(port, flag, 2)?,
         Via::Halted => {
-            cores.store(link, 0, flag, &[2], |_| {}).map_err(told)?;
+            cores.store(link, 0, flag, &[2]).map_err(told)?;
             cores.restart(link, &[0]).map_err(told)?;
         }
     }
     Ok(())
+}
+
+/// Halts the boot core where an image can be started: not in the middle of a call to the firmware that serves PSCI.
+fn halt_boot_core(link: &mut Link, cores: &mut Cores, board: &Board) -> Result<u8, Failure> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        cores.halt(link, &[0]).map_err(told)?;
+        let Level { level, wide, secure } = cores.level(link, 0)?;
+        let wrong = |what: String, next_step: &str| Failure {
+            kind: "board".into(),
+            message: format!("boot core 0 stands at EL{level} {what}"),
+            next_step: next_step.into(),
+            exit_code: exit::UNMEASURED,
+        };
+        let main = "stop a 64-bit boot loader instead (the main one, not its first stage)";
+        if !wide {
+            return Err(wrong("in AArch32 state".into(), main));
+        }
+        if level == 0 {
+            return Err(wrong(": an operating system runs".into(), "reset the board and stop it in its boot loader"));
+        }
+        // Without PSCI the image is meant to start at EL3.
+        if board.psci.conduit == Conduit::None || level < 3 && !secure {
+            return Ok(level);
+        }
+        if Instant::now() > deadline {
+            return Err(wrong("in Secure state, where the firmware that serves PSCI runs".into(), main));
+        }
+        cores.restart(link, &[0]).map_err(told)?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Writes the launcher and makes the halted boot core go on there.
+fn send(link: &mut Link, cores: &Cores, stood: &Standing, job: &Job, code: &[u8], flag: u64) -> Result<(), CoreError> {
+    let Places { image, tree, launcher, end, .. } = job.places;
+    cores.set_physical(link, 0, stood)?;
+    cores.store(link, 0, launcher, &link::words_of(code))?;
+    // The launcher's word, zero.
+    cores.store(link, 0, flag, &[0])?;
+    for (number, value) in [(1, end), (2, image), (3, tree), (4, flag)] {
+        cores.set_x(link, 0, number, value)?;
+    }
+    cores.set_start(link, 0, launcher)?;
+    cores.set_x(link, 0, 0, image)
+}
+
+/// Reads back what was written.
+fn verify(link: &mut Link, port: AccessPort, address: u64, bytes: &[u8]) -> Result<(), Failure> {
+    let mut back = vec![0; bytes.len()];
+    let asked = interrupt::requests();
+    let read = link.read_while(port, address, &mut back, || interrupt::requests() == asked);
+    if interrupt::requests() > asked {
+        return Err(stopped("image and plan were loaded"));
+    }
+    read?;
+    let Some(at) = back.iter().zip(bytes).position(|(read, written)| read != written) else { return Ok(()) };
+    Err(Failure {
+        kind: "memory".into(),
+        message: format!(
+            "memory at {:#x} reads {:#04x} where {:#04x} was written",
+            address + at as u64,
+            back[at],
+            bytes[at]
+        ),
+        next_step: "see that DRAM is set up there (debug.load in the board file) and not secure, or slow the wire down (--speed)"
+            .into(),
+        exit_code: exit::UNMEASURED,
+    })
 }
 
 /// Waits until the launcher says that the caches are off. Where memory is read through the core, it is halted then.
@@ -736,7 +807,7 @@ fn locate(
         exit_code: exit::UNMEASURED,
     };
     let locator = |address: u64| -> Result<Option<Locator>, LinkError> {
-        let mut source = Source { link: Rc::clone(link), via, base: address, end: u64::MAX, held: None };
+        let mut source = Source { link: Rc::clone(link), via, base: address, held: None };
         match source.read_u64(LOCATOR_OFFSET) {
             Ok(LOCATOR_MAGIC) => {
                 let mut bytes = [0; size_of::<Locator>()];
@@ -767,7 +838,7 @@ fn locate(
     let mut found: Vec<(u64, u64)> = Vec::new();
     for address in std::iter::once(debug.load).chain(everywhere.filter(|address| *address != debug.load)) {
         if interrupt::requests() > 0 {
-            return Err(nothing("stopped while it was searched for".into()));
+            return Err(stopped("a running image was searched for"));
         }
         if secure(address) {
             continue;
@@ -779,7 +850,7 @@ fn locate(
         }
         // Copies of an image lie about (where a loader read it to first): the one that runs knows its own place.
         if let Some((image, directory)) = found.last().copied() {
-            let mut source = Source { link: Rc::clone(link), via, base: directory, end: u64::MAX, held: None };
+            let mut source = Source { link: Rc::clone(link), via, base: directory, held: None };
             match Region::open(&mut source) {
                 Ok(region) if region.directory.image_pa == image => return Ok(image),
                 _ => {
@@ -838,7 +909,7 @@ impl Target {
 
     fn source(&self, base: u64) -> Source {
         let held = matches!(self.via, Via::Halted).then(|| self.cores.clone());
-        Source { link: Rc::clone(&self.link), via: self.via, base, end: u64::MAX, held }
+        Source { link: Rc::clone(&self.link), via: self.via, base, held }
     }
 
     /// Reads the locator of the image.
@@ -848,10 +919,11 @@ impl Target {
             Via::Port { .. } => self.source(image).read(LOCATOR_OFFSET, &mut bytes)?,
             Via::Halted => {
                 // A core that runs the firmware sees the image where it was linked; before that, where it is.
-                let read = [LINKED_AT, image]
-                    .into_iter()
-                    .find_map(|base| self.source(base).read(LOCATOR_OFFSET, &mut bytes).ok());
-                if read.is_none() {
+                let found = [LINKED_AT, image].into_iter().any(|base| {
+                    let read = self.source(base).read(LOCATOR_OFFSET, &mut bytes);
+                    read.is_ok() && bytes.starts_with(&LOCATOR_MAGIC.to_le_bytes())
+                });
+                if !found {
                     return Ok(None);
                 }
             }
@@ -863,6 +935,12 @@ impl Target {
     fn let_go(&mut self) {
         let _ = self.release();
         let _ = self.cores.release(&mut self.link.borrow_mut());
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 
@@ -900,7 +978,7 @@ impl Live for Target {
             Via::Halted if !self.attached => {
                 let mut link = self.link.borrow_mut();
                 // The word and the reserved one behind it.
-                self.cores.store(&mut link, 0, source.base + word as u64, &[1], |_| {}).map_err(io::Error::other)
+                self.cores.store(&mut link, 0, source.base + word as u64, &[1]).map_err(io::Error::other)
             }
             _ => Err(io::Error::other("an attached target is not written to")),
         }
@@ -954,9 +1032,10 @@ impl Live for Target {
                 }
             }
         }
+        // Held from here on: where that fails half-way, all are let go.
         self.held_at = Some(Instant::now());
+        self.held.clone_from(&reachable);
         self.cores.halt(&mut self.link.borrow_mut(), &reachable).map_err(io::Error::other)?;
-        self.held = reachable;
         // Until the plan runs the others are being started, which a halt would upset: the boot core alone is held.
         if let Some(region) = self.region {
             let state =
@@ -985,9 +1064,14 @@ impl Live for Target {
     fn unreadable(&mut self, why: &str) -> Option<ErrorInfo> {
         let link = self.link.borrow();
         let (kind, message, next_step) = match link.dead() {
+            Some(dead) if !self.held.is_empty() => (
+                "probe",
+                format!("the probe was lost while cores {:?} were halted, and they still are: {dead}", self.held),
+                "reset the board, then plug the probe in again and run again; what was fetched is in this capture",
+            ),
             Some(dead) => (
                 "probe",
-                format!("the probe was lost while the plan ran: {dead}"),
+                format!("the probe was lost: {dead}"),
                 "plug it in again: `ipiscope probe --attach --board NAME` drains a target that still runs; what was fetched is in \
                  this capture",
             ),
@@ -996,6 +1080,10 @@ impl Live for Target {
             }
         };
         Some(ErrorInfo { kind: kind.into(), message, next_step: next_step.into() })
+    }
+
+    fn boot_advice(&self) -> &'static str {
+        "look at the board's serial console; check memory, debug.load and PSCI in the board file, or the tree (--dtb)"
     }
 
     fn notes(&mut self) -> Vec<String> {
@@ -1019,7 +1107,6 @@ pub struct Source {
     link: Rc<RefCell<Link>>,
     via: Via,
     base: u64,
-    end: u64,
     /// The cores through which it is read, where there is no port.
     held: Option<Cores>,
 }
@@ -1050,20 +1137,36 @@ impl From<SourceError> for io::Error {
     }
 }
 
+fn beyond(port: &str, address: u64, what: &str) -> LinkError {
+    LinkError::Access { port: port.into(), address, what: what.into() }
+}
+
+impl Source {
+    /// Where `length` bytes from `offset` lie, and the word that the last of them is part of.
+    fn address(&self, offset: u64, length: u64) -> Result<u64, LinkError> {
+        let address = self.base.checked_add(offset);
+        address
+            .filter(|address| address.checked_add(length).is_some_and(|end| end <= u64::MAX - 8))
+            .ok_or_else(|| beyond("of the target", offset, "the region's offsets leave the address space"))
+    }
+}
+
 impl RegionSource for Source {
     type Error = SourceError;
 
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
-        let address = self.base.checked_add(offset).filter(|at| *at <= self.end).ok_or_else(|| LinkError::Access {
-            port: "of the target".into(),
-            address: offset,
-            what: "the region's offsets leave the address space".into(),
-        })?;
+        let address = self.address(offset, buffer.len() as u64)?;
+        // A long read ends with a run that is ended at once, by asking twice.
+        let asked = interrupt::requests();
+        let go_on = || interrupt::requests() < asked.saturating_add(2);
         let mut link = self.link.borrow_mut();
         match (self.via, &self.held) {
-            (Via::Port { port, .. }, _) => link.read(port, address, buffer)?,
+            (Via::Port { port, .. }, _) => link.read_while(port, address, buffer, go_on)?,
             (Via::Halted, Some(cores)) => {
                 for (piece, index) in buffer.chunks_mut(link::MOST).zip(0u64..) {
+                    if !go_on() {
+                        return Err(beyond("of the cores", address, "stopped while it was read").into());
+                    }
                     let at = address + index * link::MOST as u64;
                     let first = at & !7;
                     let words = (at + piece.len() as u64 - first).div_ceil(8) as usize;
@@ -1081,8 +1184,8 @@ impl RegionSource for Source {
 
     fn read_u64(&mut self, offset: u64) -> Result<u64, SourceError> {
         if let Via::Port { port, wide: false } = self.via {
+            let address = self.address(offset, 8)?;
             let mut link = self.link.borrow_mut();
-            let address = self.base + offset;
             let mut high = link.read_word(port, address + 4)?;
             // The low half wraps every four thousand million records: one more turn settles it.
             for _ in 0..8 {

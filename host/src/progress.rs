@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// A bar of messages sent, with the phase's name, on stderr.
 #[derive(Debug)]
@@ -12,32 +14,53 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     drawn: Option<Instant>,
     fetching: bool,
+    sent: Arc<AtomicU64>,
+    /// The bar's length is time.
+    timed: bool,
+    /// When the first message was seen to have been sent.
+    began: Option<Instant>,
 }
 
 impl Progress {
-    /// A bar where stderr is a terminal. `expected`: messages of the whole run; 0: nobody knows.
-    pub fn new(expected: u64) -> Progress {
+    /// A bar where stderr is a terminal. `expected`: messages of the whole run; 0: nobody knows. `duration`: the plan is
+    /// repeated for so long, and time is what passes.
+    pub fn new(expected: u64, duration: Option<Duration>) -> Progress {
         if !std::io::stderr().is_terminal() {
             return Progress::silent();
         }
-        let bar = ProgressBar::with_draw_target((expected > 0).then_some(expected), ProgressDrawTarget::stderr());
-        let template = if expected > 0 {
-            "  {msg:16} [{bar:30}] {human_pos}/{human_len} IPIs  {rate}"
-        } else {
-            "  {msg:16} {human_pos} IPIs  {rate}  {elapsed}"
+        let length = match duration {
+            Some(duration) => Some(duration.as_millis() as u64),
+            None => (expected > 0).then_some(expected),
+        };
+        let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
+        let template = match (duration, length) {
+            (Some(_), _) => "  {msg:16} [{bar:30}] {sent} IPIs  {pace}  {left} left",
+            (None, Some(_)) => "  {msg:16} [{bar:30}] {human_pos}/{human_len} IPIs  {pace}  {eta} left",
+            (None, None) => "  {msg:16} {human_pos} IPIs  {pace}  {elapsed}",
         };
         // A template of our own that did not parse would only cost the bar's looks.
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
-            let _ = write!(out, "{:.0}/s", state.per_sec());
+        let sent = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&sent);
+        let pace = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let seconds = state.elapsed().as_secs_f64().max(1e-3);
+            let _ = write!(out, "{:.0}/s", counted.load(Ordering::Relaxed) as f64 / seconds);
         };
-        bar.set_style(style.with_key("rate", rate));
-        Progress { bar: Some(bar), drawn: None, fetching: false }
+        let counted = Arc::clone(&sent);
+        let total = move |_: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{}", HumanCount(counted.load(Ordering::Relaxed)));
+        };
+        let left = |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let rest = state.len().unwrap_or(0).saturating_sub(state.pos());
+            let _ = write!(out, "{}", HumanDuration(Duration::from_millis(rest)));
+        };
+        bar.set_style(style.with_key("pace", pace).with_key("sent", total).with_key("left", left));
+        Progress { bar: Some(bar), drawn: None, fetching: false, sent, timed: duration.is_some(), began: None }
     }
 
     /// No bar.
     pub fn silent() -> Progress {
-        Progress { bar: None, drawn: None, fetching: false }
+        Progress { bar: None, drawn: None, fetching: false, sent: Arc::default(), timed: false, began: None }
     }
 
     /// Whether it is time to draw again, at most `every` so often: what there is to draw costs something to find out.
@@ -49,8 +72,14 @@ impl Progress {
     pub fn show(&mut self, doing: &str, sent: u64) {
         self.drawn = Some(Instant::now());
         if let Some(bar) = &self.bar {
+            self.sent.store(sent, Ordering::Relaxed);
             bar.set_message(doing.to_string());
-            bar.set_position(sent);
+            if sent > 0 && self.began.is_none() {
+                self.began = Some(Instant::now());
+                bar.reset();
+            }
+            let since = self.began.map_or(0, |began| began.elapsed().as_millis() as u64);
+            bar.set_position(if self.timed { since.min(bar.length().unwrap_or(since)) } else { sent });
         }
     }
 

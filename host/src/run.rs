@@ -123,8 +123,8 @@ pub fn qemu(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Finished, Fa
 
     let mut target = prepared.start()?;
     reserved.keep();
-    let expected = if compiled.meta.duration_ns == 0 { compiled.meta.expected_sends } else { 0 };
-    let mut progress = Progress::new(expected);
+    let meta = &compiled.meta;
+    let mut progress = Progress::new(meta.expected_sends, meta.duration());
     let boot_deadline = Duration::from_secs(60) + Duration::from_millis(100) * machine.cores.into();
     let settings = Settings {
         nonce: Some(nonce),

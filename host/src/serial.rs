@@ -697,7 +697,7 @@ impl Session {
             "listening on {}: for the firmware's START line, or for what a finished run left (Ctrl-C reports what came)",
             self.name
         ));
-        let mut progress = Progress::new(0);
+        let mut progress = Progress::new(0, None);
         let mut news = Instant::now();
         let (mut last_byte, mut last_line) = (Instant::now(), Instant::now());
         let mut buffer = vec![0; 64 << 10];

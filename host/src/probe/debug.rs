@@ -37,19 +37,31 @@ const UNLOCK: u32 = 0xC5AC_CE55;
 // EDPRSR fields.
 const POWERED: u32 = 1;
 const DOUBLE_LOCKED: u32 = 1 << 6;
+const LOCKED: u32 = 1 << 5;
 const HALTED: u32 = 1 << 4;
 // EDSCR fields.
+const STATUS: u32 = 0x3F;
 const ERR: u32 = 1 << 6;
 const HDE: u32 = 1 << 14;
+const NS: u32 = 1 << 18;
+const MA: u32 = 1 << 20;
 const ITE: u32 = 1 << 24;
 const TXFULL: u32 = 1 << 29;
-const MA: u32 = 1 << 20;
+const RXFULL: u32 = 1 << 30;
+/// What a debugger sets in EDSCR: INTdis, TDA, SC2, HDE. (MA is ours, set and cleared for each use.)
+const CHOSEN: u32 = 3 << 22 | 1 << 21 | 1 << 19 | HDE;
+/// EDSCR.STATUS up to which a core runs: 1 restarting, 2 in Non-debug state.
+const RUNNING: u32 = 2;
+/// EDRCR.CSE: clears EDSCR's sticky errors.
+const CSE: u32 = 1 << 2;
 
 // Instructions, executed by EDITR.
 /// MRS x0, DBGDTR_EL0; the number of the register is added.
 const GET_X: u32 = 0xD533_0400;
 /// MSR DBGDTR_EL0, x0; the number of the register is added.
 const PUT_X: u32 = 0xD513_0400;
+/// MRS x0, DBGDTRRX_EL0: takes what waits there.
+const TAKE_RX: u32 = 0xD533_0500;
 /// MRS x0, DLR_EL0 and MSR DLR_EL0, x0: where the core goes on.
 const GET_DLR: u32 = 0xD53B_4520;
 const SET_DLR: u32 = 0xD51B_4520;
@@ -115,13 +127,49 @@ pub enum CoreError {
     },
 }
 
+/// In which state a halted core stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// Exception level, 0 to 3.
+    pub level: u8,
+    /// Whether it is in AArch64 state.
+    pub wide: bool,
+    /// Whether it is in Secure state.
+    pub secure: bool,
+}
+
+/// Where a halted core stood, and the registers that a launch changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// DLR_EL0: the address at which it goes on.
+    pub pc: u64,
+    /// DSPSR_EL0.
+    state: u64,
+    /// SCTLR_ELx of its exception level.
+    control: u64,
+    level: usize,
+    /// x0 to x4.
+    x: [u64; 5],
+}
+
+/// A core whose debug logic was opened, with what was there before.
+#[derive(Clone, Copy, Debug)]
+struct Opened {
+    core: usize,
+    /// Whether the OS lock was set.
+    locked: bool,
+    edscr: u32,
+    control: u32,
+    outputs: [u32; 2],
+    gate: u32,
+}
+
 /// The cores of a board, by their debug components.
 #[derive(Clone, Debug)]
 pub struct Cores {
     port: AccessPort,
     cores: Vec<CoreDebug>,
-    /// Cores whose debug logic was opened, with what EDSCR and CTICONTROL were before.
-    opened: Vec<(usize, u32, u32)>,
+    opened: Vec<Opened>,
 }
 
 impl Cores {
@@ -169,98 +217,150 @@ impl Cores {
         }
     }
 
-    /// Halts `cores` at one moment: one pulse on channel 0 of the cross-trigger matrix, and no other core hears it.
+    /// Halts `cores` at one moment: one pulse on channel 0 of the cross-trigger matrix, and no other core hears it. One
+    /// that loses its power meanwhile is not waited for. Where a core refuses, all go on again.
     pub fn halt(&mut self, link: &mut Link, cores: &[usize]) -> Result<(), CoreError> {
+        let halted = self.stop(link, cores);
+        if halted.is_err() {
+            // A request that was not heard is withdrawn too: it would halt the core later.
+            let _ = self.restart(link, cores);
+        }
+        halted
+    }
+
+    fn stop(&mut self, link: &mut Link, cores: &[usize]) -> Result<(), CoreError> {
         for core in cores {
             self.open(link, *core)?;
         }
-        // Where the gate does not mask inputs, a pulse reaches all whose output is enabled: so only these are.
-        for opened in self.opened.iter().map(|(core, ..)| *core) {
-            let chosen = u32::from(cores.contains(&opened));
-            let cti = self.cores[opened].cti;
-            let steps = vec![
-                Step::Write(cti + CTIOUTEN0, chosen),
-                Step::Write(cti + CTIOUTEN1, 0),
-                Step::Write(cti + CTIGATE, chosen),
-            ];
-            link.registers(self.port, steps)?;
-        }
+        self.route(link, cores, [1, 0])?;
         let Some(first) = cores.first() else { return Ok(()) };
         link.write_word(self.port, self.cores[*first].cti + CTIAPPPULSE, 1)?;
         for core in cores {
-            self.wait(link, *core, "does not halt", |edprsr| edprsr & HALTED != 0)?;
+            self.wait(link, *core, "does not halt", |edprsr| edprsr & HALTED != 0 || edprsr & POWERED == 0)?;
         }
         Ok(())
     }
 
-    /// Lets halted `cores` go on at one moment: channel 1.
+    /// Lets halted `cores` go on at one moment: channel 1. What fails with one keeps none of the others halted.
     pub fn restart(&mut self, link: &mut Link, cores: &[usize]) -> Result<(), CoreError> {
+        let mut result = Ok(());
+        let mut note = |step: Result<(), CoreError>| {
+            if result.is_ok() {
+                result = step;
+            }
+        };
         for core in cores {
-            // The halt request must be acknowledged and gone, or the core halts again at once (H5.4.2).
-            let cti = self.cores[*core].cti;
-            link.write_word(self.port, cti + CTIINTACK, 1)?;
-            let deadline = Instant::now() + PATIENCE;
-            while link.read_word(self.port, cti + CTITRIGOUTSTATUS)? & 1 != 0 {
-                if Instant::now() > deadline {
-                    return Err(self.stubborn(link, *core, "keeps its halt request"));
-                }
+            note(self.acknowledge(link, *core));
+        }
+        note(self.route(link, cores, [0, 2]));
+        let Some(first) = cores.first() else { return result };
+        note(link.write_word(self.port, self.cores[*first].cti + CTIAPPPULSE, 2).map_err(CoreError::from));
+        for core in cores {
+            let goes = |edprsr: u32| edprsr & HALTED == 0;
+            let mut gone = self.wait(link, *core, "does not go on", goes);
+            if matches!(gone, Err(CoreError::Stubborn { .. })) {
+                // The matrix did not carry the pulse: the core's own interface is told.
+                let own = link.write_word(self.port, self.cores[*core].cti + CTIAPPPULSE, 2);
+                gone = own.map_err(CoreError::from).and_then(|()| self.wait(link, *core, "does not go on", goes));
+            }
+            note(gone);
+        }
+        result
+    }
+
+    /// Takes a halt request back: it must be acknowledged and gone, or the core halts again at once (DDI 0487, H5.4).
+    fn acknowledge(&self, link: &mut Link, core: usize) -> Result<(), CoreError> {
+        let cti = self.cores[core].cti;
+        link.write_word(self.port, cti + CTIINTACK, 1)?;
+        let deadline = Instant::now() + PATIENCE;
+        while link.read_word(self.port, cti + CTITRIGOUTSTATUS)? & 1 != 0 {
+            if Instant::now() > deadline {
+                return Err(self.stubborn(link, core, "keeps its halt request"));
             }
         }
-        for opened in self.opened.iter().map(|(core, ..)| *core) {
-            let chosen = if cores.contains(&opened) { 2 } else { 0 };
-            let cti = self.cores[opened].cti;
-            let steps = vec![
-                Step::Write(cti + CTIOUTEN0, 0),
-                Step::Write(cti + CTIOUTEN1, chosen),
-                Step::Write(cti + CTIGATE, chosen),
-            ];
-            link.registers(self.port, steps)?;
-        }
-        let Some(first) = cores.first() else { return Ok(()) };
-        link.write_word(self.port, self.cores[*first].cti + CTIAPPPULSE, 2)?;
-        for core in cores {
-            self.wait(link, *core, "does not go on", |edprsr| edprsr & HALTED == 0)?;
-        }
         Ok(())
+    }
+
+    /// Maps channels to the halt and the restart trigger of `cores`, and of no other core that was opened: where a gate does
+    /// not mask inputs, a pulse reaches all whose outputs are enabled. A pulse for one core stays behind its gate.
+    fn route(&self, link: &mut Link, cores: &[usize], outputs: [u32; 2]) -> Result<(), CoreError> {
+        let mut result = Ok(());
+        for opened in &self.opened {
+            let chosen = cores.contains(&opened.core);
+            let [halt, restart] = if chosen { outputs } else { [0; 2] };
+            let gate = if cores.len() > 1 { halt | restart } else { 0 };
+            let cti = self.cores[opened.core].cti;
+            let steps = vec![
+                Step::Write(cti + CTIOUTEN0, halt),
+                Step::Write(cti + CTIOUTEN1, restart),
+                Step::Write(cti + CTIGATE, gate),
+            ];
+            match link.registers(self.port, steps) {
+                // One that was opened before may have lost its power since.
+                Err(LinkError::Access { .. }) if !chosen => {}
+                Err(error) if result.is_ok() => result = Err(error.into()),
+                _ => {}
+            }
+        }
+        result
     }
 
     /// Leaves the debug logic as it was found. Cores that are halted stay so.
     pub fn release(&mut self, link: &mut Link) -> Result<(), LinkError> {
-        for (core, edscr, cticontrol) in std::mem::take(&mut self.opened) {
-            let CoreDebug { debug, cti } = self.cores[core];
-            let steps = vec![
-                Step::Write(cti + CTIOUTEN0, 0),
-                Step::Write(cti + CTIOUTEN1, 0),
-                Step::Write(cti + CTICONTROL, cticontrol),
-                Step::Read(debug + EDSCR),
-                Step::Write(debug + EDSCR, edscr & HDE),
+        let mut result = Ok(());
+        for was in std::mem::take(&mut self.opened) {
+            let CoreDebug { debug, cti } = self.cores[was.core];
+            let mut steps = vec![
+                Step::Write(cti + CTICONTROL, was.control),
+                Step::Write(cti + CTIOUTEN0, was.outputs[0]),
+                Step::Write(cti + CTIOUTEN1, was.outputs[1]),
+                Step::Write(cti + CTIGATE, was.gate),
+                Step::Write(debug + EDSCR, was.edscr & CHOSEN),
             ];
-            link.registers(self.port, steps)?;
+            if was.locked {
+                steps.push(Step::Write(debug + OSLAR, 1));
+            }
+            let released = link.registers(self.port, steps).map(drop);
+            if result.is_ok() {
+                result = released;
+            }
         }
-        Ok(())
+        result
     }
 
     /// Makes a core's debug logic usable: locks off, triggers on.
     fn open(&mut self, link: &mut Link, core: usize) -> Result<(), LinkError> {
-        if self.opened.iter().any(|(opened, ..)| *opened == core) {
-            return Ok(());
-        }
         let CoreDebug { debug, cti } = self.cores[core];
+        if self.opened.iter().any(|opened| opened.core == core) {
+            // A core that lost its power since has its OS lock set again.
+            return link.write_word(self.port, debug + OSLAR, 0);
+        }
         let before = link.registers(
             self.port,
             vec![
                 Step::Write(debug + LAR, UNLOCK),
                 Step::Write(cti + LAR, UNLOCK),
+                Step::Read(debug + EDPRSR),
                 Step::Write(debug + OSLAR, 0),
                 Step::Read(debug + EDSCR),
                 Step::Read(cti + CTICONTROL),
-                Step::Write(cti + CTICONTROL, 1),
+                Step::Read(cti + CTIOUTEN0),
+                Step::Read(cti + CTIOUTEN1),
+                Step::Read(cti + CTIGATE),
             ],
         )?;
-        let [edscr, cticontrol] = before[..] else { return Ok(()) };
-        link.write_word(self.port, debug + EDSCR, (edscr | HDE) & !MA)?;
-        self.opened.push((core, edscr, cticontrol));
-        Ok(())
+        let [edprsr, edscr, control, halt, restart, gate] = before[..] else { return Ok(()) };
+        let locked = edprsr & LOCKED != 0;
+        self.opened.push(Opened { core, locked, edscr, control, outputs: [halt, restart], gate });
+        // Nothing is mapped when the interface is switched on.
+        let steps = vec![
+            Step::Write(cti + CTIOUTEN0, 0),
+            Step::Write(cti + CTIOUTEN1, 0),
+            Step::Write(cti + CTIGATE, 0),
+            Step::Write(cti + CTICONTROL, 1),
+            Step::Write(debug + EDSCR, edscr & CHOSEN | HDE),
+        ];
+        link.registers(self.port, steps).map(drop)
     }
 
     fn wait(&self, link: &mut Link, core: usize, what: &str, done: impl Fn(u32) -> bool) -> Result<(), CoreError> {
@@ -284,12 +384,50 @@ impl Cores {
 
     // --- a halted core ------------------------------------------------------------------------------------------------
 
-    /// Exception level and register width of a halted core: (0 to 3, whether AArch64).
-    pub fn level(&self, link: &mut Link, core: usize) -> Result<(u8, bool), LinkError> {
+    /// In which state a halted core stands.
+    pub fn level(&self, link: &mut Link, core: usize) -> Result<Level, LinkError> {
         let edscr = link.read_word(self.port, self.cores[core].debug + EDSCR)?;
         // EL: bits 9:8. RW: bits 13:10, bit n for ELn: AArch64.
         let level = (edscr >> 8 & 3) as u8;
-        Ok((level, edscr >> 10 >> level & 1 == 1))
+        Ok(Level { level, wide: edscr >> 10 >> level & 1 == 1, secure: edscr & NS == 0 })
+    }
+
+    /// Makes sure that a core stands still, and that nothing is in the way that others left in its transfer registers (a
+    /// console over the debug channel does).
+    fn prepare(&self, link: &mut Link, core: usize) -> Result<(), CoreError> {
+        let base = self.cores[core].debug;
+        let edscr = link.read_word(self.port, base + EDSCR)?;
+        if edscr & STATUS <= RUNNING {
+            return Err(self.stubborn(link, core, "is not halted"));
+        }
+        if edscr & ERR != 0 {
+            link.write_word(self.port, base + EDRCR, CSE)?;
+        }
+        if edscr & TXFULL != 0 {
+            link.read_word(self.port, base + DTRTX)?;
+        }
+        if edscr & RXFULL != 0 {
+            let kept = self.x(link, core, 0)?;
+            self.execute(link, core, &[TAKE_RX])?;
+            self.set_x(link, core, 0, kept)?;
+        }
+        Ok(())
+    }
+
+    /// Does something with a halted core that needs its x0 and x1, and gives them back to it, whatever comes of that.
+    fn borrowing<R>(
+        &self,
+        link: &mut Link,
+        core: usize,
+        work: impl FnOnce(&mut Link) -> Result<R, CoreError>,
+    ) -> Result<R, CoreError> {
+        self.prepare(link, core)?;
+        let kept = [self.x(link, core, 0)?, self.x(link, core, 1)?];
+        let result = work(link);
+        for (number, value) in (0..).zip(kept) {
+            self.set_x(link, core, number, value)?;
+        }
+        result
     }
 
     /// Has a halted core execute instructions, one after another.
@@ -313,7 +451,14 @@ impl Cores {
             if edscr & ERR != 0 {
                 let error =
                     self.stubborn(link, core, "can't execute what it was told: the access faulted, or is not allowed");
-                link.write_word(self.port, base + EDRCR, 1 << 2)?; // CSE: clear sticky error
+                link.write_word(self.port, base + EDRCR, CSE)?;
+                // What was under way would be in the way of the next transfer.
+                if edscr & TXFULL != 0 {
+                    link.read_word(self.port, base + DTRTX)?;
+                }
+                if edscr & RXFULL != 0 {
+                    link.write_word(self.port, base + EDITR, TAKE_RX)?;
+                }
                 return Err(error);
             }
             if edscr & flag != 0 {
@@ -350,13 +495,34 @@ impl Cores {
         Ok(u64::from(high) << 32 | u64::from(low))
     }
 
-    /// Where a halted core stands: the address at which it goes on. Its x0 is kept.
-    pub fn pc(&self, link: &mut Link, core: usize) -> Result<u64, CoreError> {
-        let kept = self.x(link, core, 0)?;
-        self.execute(link, core, &[GET_DLR])?;
-        let pc = self.x(link, core, 0)?;
-        self.set_x(link, core, 0, kept)?;
-        Ok(pc)
+    /// Where a halted core stands at exception level `level`, and what a launch will change of it.
+    pub fn standing(&self, link: &mut Link, core: usize, level: u8) -> Result<Standing, CoreError> {
+        let level = usize::from(level.clamp(1, 3));
+        let mut x = [0; 5];
+        let [pc, state, control] = self.borrowing(link, core, |link| {
+            for (number, value) in (0..).zip(&mut x) {
+                *value = self.x(link, core, number)?;
+            }
+            let mut read = |instruction| {
+                self.execute(link, core, &[instruction])?;
+                self.x(link, core, 0)
+            };
+            Ok([read(GET_DLR)?, read(GET_DSPSR)?, read(GET_SCTLR[level])?])
+        })?;
+        Ok(Standing { pc, state, control, level, x })
+    }
+
+    /// Has a halted core go on where it stood.
+    pub fn put_back(&self, link: &mut Link, core: usize, stood: &Standing) -> Result<(), CoreError> {
+        self.prepare(link, core)?;
+        for (value, instruction) in
+            [(stood.pc, SET_DLR), (stood.state, SET_DSPSR), (stood.control, SET_SCTLR[stood.level])]
+        {
+            self.set_x(link, core, 0, value)?;
+            self.execute(link, core, &[instruction])?;
+        }
+        self.execute(link, core, &[ISB])?;
+        (0..).zip(stood.x).try_for_each(|(number, value)| self.set_x(link, core, number, value))
     }
 
     /// Makes a halted core go on at `address` with everything masked, in the exception level it is in. Clobbers x0.
@@ -371,42 +537,34 @@ impl Cores {
     /// Turns MMU and caches of a halted core off, so that addresses are physical ones whatever it ran before (a boot loader's
     /// own map, or an earlier run's firmware high up). What its caches hold dirty stays there until it is cleaned by address.
     /// Clobbers x0.
-    pub fn set_physical(&self, link: &mut Link, core: usize, level: u8) -> Result<(), CoreError> {
-        let level = usize::from(level.clamp(1, 3));
-        self.execute(link, core, &[DSB_SY, GET_SCTLR[level]])?;
-        let control = self.x(link, core, 0)?;
-        self.set_x(link, core, 0, control & !CACHES_AND_MMU)?;
-        self.execute(link, core, &[SET_SCTLR[level], ISB])
+    pub fn set_physical(&self, link: &mut Link, core: usize, stood: &Standing) -> Result<(), CoreError> {
+        self.execute(link, core, &[DSB_SY])?;
+        self.set_x(link, core, 0, stood.control & !CACHES_AND_MMU)?;
+        self.execute(link, core, &[SET_SCTLR[stood.level], ISB])
     }
 
     /// Writes 64-bit words through a halted core, at addresses as it sees them, and sees to it that they reach memory and
-    /// that no older instructions are left there. Clobbers x0 and x1.
-    pub fn store(
-        &self,
-        link: &mut Link,
-        core: usize,
-        address: u64,
-        words: &[u64],
-        mut step: impl FnMut(u64),
-    ) -> Result<(), CoreError> {
+    /// that no older instructions are left there; x0 and x1 are kept.
+    pub fn store(&self, link: &mut Link, core: usize, address: u64, words: &[u64]) -> Result<(), CoreError> {
         let base = self.cores[core].debug;
         let bytes = words.len() as u64 * 8;
         // A dirty line there would later be written over what is stored now. A long range is the launcher's business.
         let short = words.len() <= 512;
-        if short {
-            self.clean(link, core, address, bytes)?;
-        }
-        self.set_x(link, core, 0, address)?;
-        for (piece, index) in words.chunks(2048).zip(0u64..) {
-            // In memory access mode each word written to DTRRX becomes STR W1, [X0], #4 (H4.3.2).
-            let halves = piece.iter().flat_map(|word| [*word as u32, (*word >> 32) as u32]).collect();
-            self.access_memory(link, core, |link, port| link.write_repeated(port, base + DTRRX, halves))?;
-            step((index * 2048 + piece.len() as u64) * 8);
-        }
-        if short {
-            self.clean(link, core, address, bytes)?;
-        }
-        self.execute(link, core, &[DSB_SY, FORGET_INSTRUCTIONS, DSB_SY, ISB])
+        self.borrowing(link, core, |link| {
+            if short {
+                self.clean(link, core, address, bytes)?;
+            }
+            self.set_x(link, core, 0, address)?;
+            for piece in words.chunks(2048) {
+                // In memory access mode each word written to DTRRX becomes STR W1, [X0], #4 (H4.3.2).
+                let halves = piece.iter().flat_map(|word| [*word as u32, (*word >> 32) as u32]).collect();
+                self.access_memory(link, core, |link, port| link.write_repeated(port, base + DTRRX, halves))?;
+            }
+            if short {
+                self.clean(link, core, address, bytes)?;
+            }
+            self.execute(link, core, &[DSB_SY, FORGET_INSTRUCTIONS, DSB_SY, ISB])
+        })
     }
 
     /// Cleans and invalidates the lines of a short range by address. Clobbers x0.
@@ -442,9 +600,9 @@ impl Cores {
     /// Reads 64-bit words through a halted core, at an address as it sees it; x0 and x1 are kept.
     pub fn load(&self, link: &mut Link, core: usize, address: u64, words: usize) -> Result<Vec<u64>, CoreError> {
         let base = self.cores[core].debug;
-        let kept = [self.x(link, core, 0)?, self.x(link, core, 1)?];
-        let mut read = Vec::with_capacity(words);
-        let result = self.set_x(link, core, 0, address).and_then(|()| {
+        self.borrowing(link, core, |link| {
+            let mut read = Vec::with_capacity(words);
+            self.set_x(link, core, 0, address)?;
             while read.len() < words {
                 let count = (words - read.len()).min(2048) * 2;
                 // What is loaded is handed out one read later: the first is nothing, the last is fetched when the mode is off,
@@ -455,12 +613,7 @@ impl Cores {
                 halves.push(link.read_word(self.port, base + DTRTX)?);
                 read.extend(halves[1..].chunks_exact(2).map(|half| u64::from(half[1]) << 32 | u64::from(half[0])));
             }
-            Ok(())
-        });
-        // The core goes on with what it had, whatever was read.
-        for (number, value) in (0..).zip(kept) {
-            self.set_x(link, core, number, value)?;
-        }
-        result.map(|()| read)
+            Ok(read)
+        })
     }
 }

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use boards::{AccessPort, Debug, Wire};
 use probe_rs::architecture::arm::dp::{DpAddress, DpRegisterAddress};
@@ -15,19 +15,30 @@ use probe_rs::architecture::arm::memory::ArmMemoryInterface;
 use probe_rs::architecture::arm::sequences::DefaultArmSequence;
 use probe_rs::architecture::arm::{ApV2Address, ArmDebugInterface, ArmError, DapError, FullyQualifiedApAddress};
 use probe_rs::probe::list::Lister;
-use probe_rs::probe::{DebugProbeSelector, Probe, WireProtocol};
+use probe_rs::probe::{DebugProbeError, DebugProbeSelector, Probe, WireProtocol};
 
 use crate::error::{Explain, exit};
 
-/// How long one request may take: 64 KiB on a slow wire, with room.
+/// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Bytes of one request: what a slow wire moves in a second or so.
+/// Bytes of one request, at most.
 pub const MOST: usize = 32 << 10;
+
+/// Bytes of the first request, and of any at least: a wire that moves no more in [`PATIENCE`] is no use.
+const FIRST: usize = 4 << 10;
+const LEAST: usize = 512;
+
+/// How long a request should take: long enough for its own cost not to count, short enough to be heard between two.
+const BRISK: Duration = Duration::from_millis(250);
+const SLUGGISH: Duration = Duration::from_secs(1);
 
 /// Why the link can't be used.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LinkError {
+    /// What was named is no probe's name.
+    #[error("{0}")]
+    Selector(String),
     /// There is no such probe, or several.
     #[error("{0}")]
     NoProbe(String),
@@ -57,6 +68,7 @@ pub enum LinkError {
 impl Explain for LinkError {
     fn kind(&self) -> &'static str {
         match self {
+            LinkError::Selector(_) => "arguments",
             LinkError::NoProbe(_) | LinkError::Open { .. } | LinkError::Lost(_) => "probe",
             LinkError::Access { .. } => "access_port",
         }
@@ -64,7 +76,7 @@ impl Explain for LinkError {
 
     fn next_step(&self) -> String {
         match self {
-            LinkError::NoProbe(_) => "`ipiscope probe --list` shows the probes; --probe VID:PID[:SERIAL] names one".into(),
+            LinkError::Selector(_) | LinkError::NoProbe(_) => "`ipiscope probe --list` shows the probes; --probe VID:PID[:SERIAL] names one".into(),
             LinkError::Open { .. } => {
                 "check cable, power and wire (--protocol), try a slower clock (--speed), or end whoever else uses the probe"
                     .into()
@@ -79,7 +91,10 @@ impl Explain for LinkError {
     }
 
     fn exit_code(&self) -> u8 {
-        exit::UNMEASURED
+        match self {
+            LinkError::Selector(_) => exit::MISUSED,
+            _ => exit::UNMEASURED,
+        }
     }
 }
 
@@ -89,8 +104,16 @@ impl From<LinkError> for io::Error {
     }
 }
 
-/// What the driver's thread does for us, on the memory of one access port.
-type Work = Box<dyn FnOnce(Result<&mut (dyn ArmMemoryInterface + '_), String>) + Send>;
+/// What the driver's thread does for us, on the memory of one access port, or why there is none. Gives whether what the
+/// driver knows of the port still holds.
+type Work = Box<dyn FnOnce(Result<&mut (dyn ArmMemoryInterface + '_), Refusal>) -> bool + Send>;
+
+/// What an access came to that failed.
+struct Refusal {
+    what: String,
+    /// Whether the probe or the wire is gone, and not only this access.
+    gone: bool,
+}
 
 struct Job {
     port: AccessPort,
@@ -105,6 +128,8 @@ pub struct Link {
     dpidr: u32,
     /// Why it is dead, if it is.
     dead: Option<String>,
+    /// Bytes of one request, as the wire turned out to be.
+    piece: usize,
 }
 
 /// The probes that are there: a line each.
@@ -153,7 +178,7 @@ impl Link {
             serve(&mut *interface, &work);
         });
         match answer.recv_timeout(PATIENCE) {
-            Ok(Ok((name, dpidr))) => Ok(Link { jobs, name, dpidr, dead: None }),
+            Ok(Ok((name, dpidr))) => Ok(Link { jobs, name, dpidr, dead: None, piece: FIRST }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(LinkError::Open {
                 probe: "that was named".into(),
@@ -189,28 +214,27 @@ impl Link {
         }
         let (done, answer) = mpsc::channel();
         let work: Work = Box::new(move |memory| {
-            let result = match memory {
-                Ok(memory) => match work(memory) {
-                    Ok(value) => Ok(value),
-                    Err(error) => {
-                        let gone = is_gone(&error);
-                        if !gone {
-                            recover(memory);
-                        }
-                        Err((story(&error), gone))
+            let result = memory.and_then(|memory| {
+                work(memory).map_err(|error| {
+                    let gone = is_gone(&error);
+                    if !gone && let Ok(interface) = memory.get_arm_debug_interface() {
+                        clear(interface, &error);
                     }
-                },
-                Err(what) => Err((what, false)),
-            };
+                    Refusal { what: story(&error), gone }
+                })
+            });
+            let holds = result.is_ok();
+            // Whoever asked may have given up.
             let _ = done.send(result);
+            holds
         });
         if self.jobs.send(Job { port, work }).is_err() {
             return Err(self.lose("its driver ended".into()));
         }
         match answer.recv_timeout(PATIENCE) {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err((what, true))) => Err(self.lose(what)),
-            Ok(Err((what, false))) => Err(LinkError::Access { port: spell(port), address, what }),
+            Ok(Err(Refusal { what, gone: true })) => Err(self.lose(what)),
+            Ok(Err(Refusal { what, gone: false })) => Err(LinkError::Access { port: spell(port), address, what }),
             Err(RecvTimeoutError::Timeout) => {
                 Err(self.lose(format!("it has not answered for {} s", PATIENCE.as_secs())))
             }
@@ -295,38 +319,76 @@ impl Link {
 
     /// Any bytes.
     pub fn read(&mut self, port: AccessPort, address: u64, buffer: &mut [u8]) -> Result<(), LinkError> {
-        let mut at = address;
-        for piece in buffer.chunks_mut(MOST) {
+        self.read_while(port, address, buffer, || true)
+    }
+
+    /// Any bytes, as long as `go_on` says so between two requests.
+    pub fn read_while(
+        &mut self,
+        port: AccessPort,
+        address: u64,
+        buffer: &mut [u8],
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<(), LinkError> {
+        let beyond = |what: &str| LinkError::Access { port: spell(port), address, what: what.into() };
+        // The last word is read whole.
+        address
+            .checked_add(buffer.len() as u64 + 8)
+            .ok_or_else(|| beyond("what was asked for leaves the address space"))?;
+        let (mut at, mut rest) = (address, buffer);
+        while !rest.is_empty() {
+            if !go_on() {
+                return Err(beyond("stopped while it was read"));
+            }
+            let count = rest.len().min(self.piece);
+            let (piece, more) = rest.split_at_mut(count);
             let first = at & !7;
-            let words = (at + piece.len() as u64 - first).div_ceil(8) as usize;
+            let words = (at + count as u64 - first).div_ceil(8) as usize;
+            let started = Instant::now();
             let read = self.read_wide(port, first, words)?;
+            self.adapt(count, started.elapsed());
             let bytes = read.iter().flat_map(|word| word.to_le_bytes()).skip((at - first) as usize);
             for (place, byte) in piece.iter_mut().zip(bytes) {
                 *place = byte;
             }
-            at += piece.len() as u64;
+            at += count as u64;
+            rest = more;
         }
         Ok(())
     }
 
     /// Writes bytes to an address on an 8-byte boundary; the last word is filled up with zeroes.
-    pub fn write(
-        &mut self,
-        port: AccessPort,
-        address: u64,
-        bytes: &[u8],
-        mut step: impl FnMut(u64),
-    ) -> Result<(), LinkError> {
-        for (piece, index) in bytes.chunks(MOST).zip(0u64..) {
-            let at = address + index * MOST as u64;
-            let words: Vec<u64> = piece.chunks(8).map(word_of).collect();
+    pub fn write(&mut self, port: AccessPort, address: u64, bytes: &[u8]) -> Result<(), LinkError> {
+        let (mut at, mut rest) = (address, bytes);
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at(rest.len().min(self.piece));
+            let words = words_of(piece);
+            let started = Instant::now();
             self.ask(port, at, move |memory| {
                 memory.write_64(at, &words)?;
                 memory.flush()
             })?;
-            step(index * MOST as u64 + piece.len() as u64);
+            self.adapt(piece.len(), started.elapsed());
+            at += piece.len() as u64;
+            rest = more;
         }
         Ok(())
+    }
+
+    /// Fits the size of a request to how long the last one took.
+    fn adapt(&mut self, bytes: usize, took: Duration) {
+        self.piece = fitting(self.piece, bytes, took);
+    }
+}
+
+/// Bytes of the next request (a multiple of 8), after one of `bytes` of at most `piece` took so long.
+fn fitting(piece: usize, bytes: usize, took: Duration) -> usize {
+    if took > SLUGGISH {
+        (piece / 2).max(LEAST)
+    } else if took < BRISK && bytes == piece {
+        (piece * 2).min(MOST)
+    } else {
+        piece
     }
 }
 
@@ -352,15 +414,23 @@ fn standing(
     let base = if port.index.is_some() { 0 } else { 0xD00 };
     let interface = memory.get_arm_debug_interface()?;
     let csw = interface.read_raw_ap_register(&address, base)?;
-    interface.write_raw_ap_register(&address, base, csw & !INCREMENT_AND_SIZE | WORDS)?;
-    if register >> 32 != 0 {
-        interface.write_raw_ap_register(&address, base + 8, (register >> 32) as u32)?;
+    let accessed = || -> Result<(), ArmError> {
+        interface.write_raw_ap_register(&address, base, csw & !INCREMENT_AND_SIZE | WORDS)?;
+        if register >> 32 != 0 {
+            interface.write_raw_ap_register(&address, base + 8, (register >> 32) as u32)?;
+        }
+        interface.write_raw_ap_register(&address, base + 4, register as u32)?;
+        access(interface, &address, base + 0xC)?;
+        interface.flush()
+    };
+    let result = accessed();
+    // The driver believes that addresses go up by themselves: so it must be again, and after a fault no register is
+    // written before the error is cleared.
+    if let Err(error) = &result {
+        clear(interface, error);
     }
-    interface.write_raw_ap_register(&address, base + 4, register as u32)?;
-    let result = access(interface, &address, base + 0xC);
-    interface.write_raw_ap_register(&address, base, csw)?;
-    interface.flush()?;
-    result
+    let restored = interface.write_raw_ap_register(&address, base, csw).and_then(|()| interface.flush());
+    result.and(restored)
 }
 
 /// A register access.
@@ -380,9 +450,10 @@ impl Step {
     }
 }
 
-/// Up to eight bytes as a little-endian word.
-fn word_of(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+/// Bytes as little-endian words, the last one filled up with zeroes.
+pub fn words_of(bytes: &[u8]) -> Vec<u64> {
+    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    bytes.chunks(8).map(word).collect()
 }
 
 /// How a port is called.
@@ -410,9 +481,9 @@ fn connect(
 ) -> Result<(Box<dyn ArmDebugInterface>, String, u32), LinkError> {
     let lister = Lister::new();
     let selector: DebugProbeSelector = match selector {
-        Some(text) => text
-            .parse()
-            .map_err(|error| LinkError::NoProbe(format!("--probe {text}: {error}; write VID:PID or VID:PID:SERIAL")))?,
+        Some(text) => text.parse().map_err(|error| {
+            LinkError::Selector(format!("--probe {text}: {error}; write VID:PID or VID:PID:SERIAL"))
+        })?,
         None => match lister.list_all().as_slice() {
             [] => {
                 return Err(LinkError::NoProbe(
@@ -455,16 +526,17 @@ fn serve(interface: &mut dyn ArmDebugInterface, jobs: &mpsc::Receiver<Job>) {
     while let Some(job) = next.take() {
         let port = job.port;
         let Some(address) = address(port) else {
-            (job.work)(Err("the board file does not name it".into()));
+            (job.work)(Err(Refusal { what: "the board file does not name it".into(), gone: false }));
             next = jobs.recv().ok();
             continue;
         };
         let refused = match interface.memory_interface(&address) {
             Ok(mut memory) => {
-                (job.work)(Ok(&mut *memory));
+                let mut holds = (job.work)(Ok(&mut *memory));
                 loop {
                     match jobs.recv() {
-                        Ok(job) if same(job.port, port) => (job.work)(Ok(&mut *memory)),
+                        // After a fault what was queued may not have been written: the port is opened anew.
+                        Ok(job) if holds && same(job.port, port) => holds = (job.work)(Ok(&mut *memory)),
                         Ok(job) => {
                             next = Some(job);
                             break;
@@ -474,11 +546,14 @@ fn serve(interface: &mut dyn ArmDebugInterface, jobs: &mpsc::Receiver<Job>) {
                 }
                 None
             }
-            Err(error) => Some((job.work, story(&error))),
+            Err(error) => Some((job.work, error)),
         };
-        if let Some((work, what)) = refused {
-            clear(interface);
-            work(Err(what));
+        if let Some((work, error)) = refused {
+            let gone = is_gone(&error);
+            if !gone {
+                clear(interface, &error);
+            }
+            work(Err(Refusal { what: story(&error), gone }));
             next = jobs.recv().ok();
         }
     }
@@ -488,67 +563,128 @@ fn same(one: AccessPort, other: AccessPort) -> bool {
     (one.index, one.base) == (other.index, other.base)
 }
 
-/// Clears sticky errors after a FAULT: not every driver does.
-fn recover(memory: &mut (dyn ArmMemoryInterface + '_)) {
-    if let Ok(interface) = memory.get_arm_debug_interface() {
-        clear(interface);
-    }
-}
-
-fn clear(interface: &mut dyn ArmDebugInterface) {
+/// Clears what an error left in the debug port: not every driver does.
+fn clear(interface: &mut dyn ArmDebugInterface, error: &ArmError) {
     /// ABORT: ORUNERRCLR, WDERRCLR, STKERRCLR, STKCMPCLR (IHI 0031, B2.2.1).
     const CLEAR: u32 = 0x1E;
+    /// ABORT.DAPABORT: gives up the access that a port answers with nothing but WAIT.
+    const GIVE_UP: u32 = 1;
+    let stuck = causes(error).any(|cause| matches!(cause.downcast_ref(), Some(DapError::WaitResponse)));
     let abort = DpRegisterAddress { address: 0, bank: None };
-    let _ = interface.write_raw_dp_register(DpAddress::Default, abort, CLEAR);
+    // What this fails with, the next access fails with.
+    let _ = interface.write_raw_dp_register(DpAddress::Default, abort, if stuck { CLEAR | GIVE_UP } else { CLEAR });
     let _ = interface.flush();
+}
+
+/// An error and all its causes, from the outermost.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 /// Whether an error says that the wire or the probe is gone, and not that the target refused.
 fn is_gone(error: &ArmError) -> bool {
-    match error {
-        ArmError::Probe(error) => !matches!(error, probe_rs::probe::DebugProbeError::BatchError(_)),
-        ArmError::AccessPort { source, .. } => {
-            let mut source: Option<&dyn std::error::Error> = Some(source);
-            while let Some(error) = source {
-                if let Some(error) = error.downcast_ref::<ArmError>() {
-                    return is_gone(error);
-                }
-                if error.downcast_ref::<io::Error>().is_some() {
-                    return true;
-                }
-                source = error.source();
-            }
-            false
-        }
-        _ => false,
+    // An answer of the debug port, however its driver wraps it, came over a wire that works.
+    if causes(error).any(|cause| cause.is::<DapError>()) {
+        return false;
     }
+    causes(error).any(|cause| match cause.downcast_ref::<DebugProbeError>() {
+        Some(
+            DebugProbeError::BatchError(_)
+            | DebugProbeError::TargetNotFound
+            | DebugProbeError::NotImplemented { .. }
+            | DebugProbeError::CommandNotSupportedByProbe { .. }
+            | DebugProbeError::InterfaceNotAvailable { .. },
+        ) => false,
+        Some(_) => true,
+        None => cause.is::<io::Error>(),
+    })
 }
 
 /// What an error comes to: its innermost cause, in the words of the field.
 fn story(error: &ArmError) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
+    let innermost = causes(error).last().unwrap_or(error);
+    if let Some(ArmError::ApDoesNotExist(_)) = innermost.downcast_ref() {
+        return "nothing answers there".into();
     }
     match innermost.downcast_ref::<DapError>() {
         Some(DapError::FaultResponse) => "it answers FAULT".into(),
         Some(DapError::WaitResponse) => "it answers nothing but WAIT".into(),
-        Some(DapError::NoAcknowledge) => "nobody acknowledges".into(),
+        Some(DapError::NoAcknowledge) => "nobody acknowledges: the wire is off, or the board has no power".into(),
         _ => innermost.to_string().replace('\n', " "),
     }
 }
 
 /// An error with all its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
+    for cause in causes(error).skip(1) {
         let more = cause.to_string();
         if !text.contains(&more) {
             text.push_str(": ");
             text.push_str(&more);
         }
-        source = cause.source();
     }
     text.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use probe_rs::architecture::arm::ap::AccessPortError;
+    use probe_rs::architecture::arm::dp::DebugPortError;
+
+    use super::*;
+
+    /// The error of an access through a port, as drivers wrap it.
+    fn through_port(source: impl std::error::Error + Send + Sync + 'static) -> ArmError {
+        let source = AccessPortError::RegisterRead { address: 0xC, name: "DRW", source: Box::new(source) };
+        ArmError::AccessPort { address: FullyQualifiedApAddress::v1_with_default_dp(0), source }
+    }
+
+    #[test]
+    fn a_target_that_refuses_is_not_a_probe_that_is_gone() {
+        let cut = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let fault = || ArmError::Dap(DapError::FaultResponse);
+        let port = |error| AccessPortError::DebugPort(error);
+        let access = |source| ArmError::AccessPort { address: FullyQualifiedApAddress::v1_with_default_dp(0), source };
+        for (error, gone) in [
+            (fault(), false),
+            (through_port(fault()), false),
+            (through_port(through_port(fault())), false),
+            (ArmError::DebugPort(DebugPortError::Dap(DapError::WaitResponse)), false),
+            (access(port(DebugPortError::Dap(DapError::NoAcknowledge))), false),
+            (ArmError::alignment_error(1, 4), false),
+            (ArmError::Probe(DebugProbeError::TargetNotFound), false),
+            (ArmError::Probe(DebugProbeError::Usb(cut())), true),
+            (ArmError::Probe(DebugProbeError::Timeout), true),
+            (through_port(ArmError::Probe(DebugProbeError::Usb(cut()))), true),
+            (ArmError::DebugPort(DebugPortError::DebugProbe(DebugProbeError::Other("no answer".into()))), true),
+            (access(port(DebugPortError::DebugProbe(DebugProbeError::Timeout))), true),
+            (access(AccessPortError::Flush(DebugProbeError::Usb(cut()))), true),
+        ] {
+            assert_eq!(is_gone(&error), gone, "{error:?}");
+        }
+        assert_eq!(story(&through_port(fault())), "it answers FAULT");
+    }
+
+    #[test]
+    fn requests_fit_the_wire() {
+        let slow = Duration::from_secs(2);
+        let fast = Duration::from_millis(1);
+        assert_eq!(fitting(FIRST, FIRST, fast), 2 * FIRST);
+        assert_eq!(fitting(FIRST, 8, fast), FIRST, "a small request says nothing of large ones");
+        assert_eq!(fitting(FIRST, FIRST, Duration::from_millis(500)), FIRST);
+        let after = |took| (0..20).fold(FIRST, |piece, _| fitting(piece, piece, took));
+        assert_eq!((after(fast), after(slow)), (MOST, LEAST));
+    }
+
+    #[test]
+    fn bytes_become_words_and_ports_have_names() {
+        assert_eq!(words_of(&[1, 2, 0, 0, 0, 0, 0, 0x80, 0xFF]), [0x8000_0000_0000_0201, 0xFF]);
+        assert!(words_of(&[]).is_empty());
+        let port = |index, base| AccessPort { index, base, csw: None, coherent: false };
+        assert_eq!((spell(port(Some(1), None)), spell(port(None, Some(0x8000)))), ("1".into(), "at 0x8000".into()));
+        assert!(same(port(Some(1), None), port(Some(1), None)) && !same(port(Some(1), None), port(None, Some(1))));
+    }
 }
