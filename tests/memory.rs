@@ -34,6 +34,8 @@ fn a_dump_and_a_gdb_server_are_reported_on() {
     );
     let mut console = machine.connect();
     console::read_until(&mut console, "ipiscope END");
+    // The line is printed, then the run's state changes: a dump in between is one of a run that has not ended.
+    std::thread::sleep(std::time::Duration::from_millis(500));
     until("the GDB server is there", || gdb.exists());
 
     // As a debugger's `dump memory` writes it: the file, and the address of its first byte.

@@ -235,8 +235,10 @@ pub fn drain<T: Live>(
             let steal = run.target.process().and_then(|process| load.share_of_others(Some(process)));
             let over = over?;
             let quiet = run.target.kill() || matches!(over, Over::Said);
+            // Who asked to stop, of a target that goes on, gets what is near.
+            let brief = matches!(over, Over::Cut) && run.pace.slow;
             let (ended, error) = run.judge(over);
-            run.last(if quiet { Writer::Quiescent } else { Writer::Live }, capture, progress)?;
+            run.last(if quiet { Writer::Quiescent } else { Writer::Live }, brief, capture, progress)?;
             let error = error.or_else(|| run.broken_lane());
             let lanes = run.accounts();
             let check = if settings.compare_counter { run.watch.check(&run.status) } else { None };
@@ -705,6 +707,7 @@ impl<'a, T: Live> Run<'a, T> {
     fn last(
         &mut self,
         writer: Writer,
+        brief: bool,
         capture: &mut CaptureWriter,
         progress: &mut Progress,
     ) -> Result<(), CaptureError> {
@@ -717,7 +720,16 @@ impl<'a, T: Live> Run<'a, T> {
         let fetched = self.snapshot(false, capture)?;
         self.counters_moved = !fetched || writer == Writer::Live;
         let slice = if self.pace.slow { SLICE } else { u64::MAX };
-        let left = |run: &Self| run.lanes.iter().map(|lane| lane.reader.backlog(lane.head)).sum::<u64>();
+        // What was published by now. A target that goes on writes more, which nobody waits for.
+        let goals: Vec<u64> = match self.region.heads(&mut self.source) {
+            Ok(lines) => lines.iter().flat_map(|line| line.head).collect(),
+            Err(_) => Vec::new(),
+        };
+        // A lane that broke is not read any more, and its head may be anything.
+        let left = |run: &Self| {
+            let sound = run.lanes.iter().zip(&goals).filter(|(lane, _)| lane.broken.is_none());
+            sound.map(|(lane, goal)| lane.reader.backlog(*goal)).fold(0, u64::saturating_add)
+        };
         let (asked, mut total) = (interrupt::requests(), 0);
         loop {
             if self.pump(writer, true, slice, capture)?.is_err() {
@@ -726,7 +738,7 @@ impl<'a, T: Live> Run<'a, T> {
             capture.flush_if_due()?;
             let rest = left(self);
             total = total.max(rest);
-            if rest == 0 || writer == Writer::Live {
+            if rest == 0 || brief {
                 break;
             }
             if interrupt::requests() > asked {
@@ -1151,19 +1163,32 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_runs_backwards_costs_its_lane_only() {
-        let mut puppet = Puppet::new(|puppet, look| {
-            match look {
-                1 => puppet.records(40),
-                20 => puppet.head(3),
-                30 => puppet.state(run_state::ENDED, 0),
-                _ => {}
-            }
-            None
-        });
-        let (ending, _) = run(&mut puppet);
-        assert_eq!((ending.ended, kind(&ending)), (Ended::Complete, "region"));
-        assert_eq!(ending.lanes[LANES_PER_CORE].accepted, 40);
+    fn a_head_that_runs_backwards_or_away_costs_its_lane_only() {
+        let acts: [fn(&Puppet, u32) -> Option<String>; 2] = [
+            |puppet, look| {
+                match look {
+                    1 => puppet.records(40),
+                    20 => puppet.head(3),
+                    30 => puppet.state(run_state::ENDED, 0),
+                    _ => {}
+                }
+                None
+            },
+            |puppet, look| {
+                match look {
+                    1 => puppet.records(40),
+                    20 => puppet.head(u64::MAX - 5),
+                    30 => puppet.state(run_state::ENDED, 0),
+                    _ => {}
+                }
+                None
+            },
+        ];
+        for act in acts {
+            let (ending, _) = run(&mut Puppet::new(act));
+            assert_eq!((ending.ended, kind(&ending)), (Ended::Complete, "region"));
+            assert_eq!(ending.lanes[LANES_PER_CORE].accepted, 40);
+        }
     }
 
     #[test]

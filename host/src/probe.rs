@@ -684,25 +684,25 @@ fn halt_boot_core(link: &mut Link, cores: &mut Cores, board: &Board) -> Result<u
     loop {
         cores.halt(link, &[0]).map_err(told)?;
         let Level { level, wide, secure } = cores.level(link, 0)?;
-        let wrong = |what: String, next_step: &str| Failure {
+        let wrong = |what: &str, next_step: &str| Failure {
             kind: "board".into(),
-            message: format!("boot core 0 stands at EL{level} {what}"),
+            message: format!("boot core 0 stands at EL{level}{what}"),
             next_step: next_step.into(),
             exit_code: exit::UNMEASURED,
         };
         let main = "stop a 64-bit boot loader instead (the main one, not its first stage)";
         if !wide {
-            return Err(wrong("in AArch32 state".into(), main));
+            return Err(wrong(" in AArch32 state", main));
         }
         if level == 0 {
-            return Err(wrong(": an operating system runs".into(), "reset the board and stop it in its boot loader"));
+            return Err(wrong(": an operating system runs", "reset the board and stop it in its boot loader"));
         }
         // Without PSCI the image is meant to start at EL3.
         if board.psci.conduit == Conduit::None || level < 3 && !secure {
             return Ok(level);
         }
         if Instant::now() > deadline {
-            return Err(wrong("in Secure state, where the firmware that serves PSCI runs".into(), main));
+            return Err(wrong(", in the firmware that serves PSCI", main));
         }
         cores.restart(link, &[0]).map_err(told)?;
         std::thread::sleep(Duration::from_millis(20));
