@@ -161,6 +161,9 @@ impl Explain for FirmwareError {
     }
 }
 
+/// Where the image is linked (`linker/firmware.ld`): what a core that runs it sees at the image's start.
+pub const LINKED_AT: u64 = 0xFFFF_FFFF_8000_0000;
+
 /// The firmware of a run.
 #[derive(Debug)]
 pub struct Firmware {

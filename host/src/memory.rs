@@ -18,12 +18,10 @@ use zerocopy::FromBytes as _;
 
 use crate::adopt::{self, Origin};
 use crate::error::{Failure, FileError, exit};
+use crate::firmware::LINKED_AT;
 use crate::interrupt;
 use crate::qemu::RamFile;
 use crate::run::Finished;
-
-/// Where the image is linked: what a core that runs it sees at the image's start.
-const LINKED_AT: u64 = 0xFFFF_FFFF_8000_0000;
 
 /// How long a server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -30,7 +30,7 @@ use crate::adopt::{self, Origin};
 use crate::capture::{Attachment, CaptureWriter, ELF_ATTACHMENT, ErrorInfo, PLAN_ATTACHMENT, RunInfo, VerdictScope};
 use crate::drain::{self, Live, Pace, Settings};
 use crate::error::{Failure, FileError, exit};
-use crate::firmware::{self, Image};
+use crate::firmware::{self, Image, LINKED_AT};
 use crate::interrupt;
 use crate::plan::{self, CompiledPlan, PlanMeta, PlanRequest};
 use crate::progress::Progress;
@@ -40,9 +40,6 @@ use debug::{CoreError, Cores, Level, Seen, Standing};
 use link::{Link, LinkError};
 
 pub use link::list;
-
-/// Where the image is linked (`linker/firmware.ld`): what a core that runs it sees at the image's start.
-const LINKED_AT: u64 = 0xFFFF_FFFF_8000_0000;
 
 /// Bytes that are read to find out how fast the link is.
 const SAMPLE: usize = 32 << 10;
