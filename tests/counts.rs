@@ -39,7 +39,7 @@ fn two_deterministic_runs_are_bit_identical() {
     if !can_run() {
         return;
     }
-    for plan in ["ping", "standard"] {
+    for plan in ["ping", "standard", "calls", "kinds"] {
         let (first, second) = (qemu(&["--deterministic", "--plan", plan]), qemu(&["--deterministic", "--plan", plan]));
         first.expect(0, "clean");
         second.expect(0, "clean");

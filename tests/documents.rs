@@ -27,6 +27,8 @@ fn files_that_the_pages_name_exist() {
         "docs/adding-a-board.md",
         "docs/u-boot.md",
         "docs/probe.md",
+        "docs/call-layer.md",
+        "docs/inspect.md",
     ];
     for name in pages {
         let text = page(name);
@@ -68,6 +70,36 @@ fn measuring_states_the_counts_that_a_run_gives() {
 }
 
 #[test]
+fn the_page_of_the_call_layer_states_what_a_call_costs() {
+    if !can_run() {
+        return;
+    }
+    const CALLS: f64 = 10_000.0;
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = folder.path().join("one-call.toml");
+    let text = r#"
+        name = "one-call"
+        defaults.level = "calls"
+        [[phase]]
+        pattern = "script"
+        [[phase.program]]
+        cores = 0
+        ops = [{ call = { to = 1, function = "drain", count = 10000 } }]
+    "#;
+    std::fs::write(&plan, text).expect("a plan");
+    let plan = plan.to_str().expect("a path");
+    let page = page("docs/call-layer.md");
+    for (level, marker) in [("calls", "call traced"), ("off", "call untraced")] {
+        let run = qemu(&["--deterministic", "--cores", "2", "--plan", plan, "--level", level]);
+        run.expect(0, "clean");
+        let elapsed = run.report["phases"][0]["elapsed_ns"].as_f64().expect("the phase was timed");
+        let (stated, measured) = (stated(&page, marker), elapsed / CALLS);
+        // As above, with 2 % for a compiler of another version: this path is a thousand instructions long.
+        assert!((stated - measured).abs() < 0.02 * stated, "stated {stated} for {marker}, measured {measured}");
+    }
+}
+
+#[test]
 fn the_readme_shows_what_a_run_prints() {
     if !can_run() {
         return;
@@ -86,7 +118,7 @@ fn the_readme_shows_what_a_run_prints() {
 
 #[test]
 fn help_of_every_verb_shows_an_example() {
-    let verbs = ["qemu", "report", "plans", "boards", "doctor"];
+    let verbs = ["qemu", "report", "plans", "boards", "doctor", "export", "inspect"];
     for verb in verbs {
         let (code, stdout, stderr) = system_tests::run(&root(), &[verb, "--help"]);
         assert_eq!(code, 0, "{stderr}");

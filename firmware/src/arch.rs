@@ -100,6 +100,40 @@ pub fn unmask_interrupts() {
     unsafe { asm!("msr daifclr, #2", "isb", options(nostack, preserves_flags)) };
 }
 
+/// Runs `what` with IRQs masked by PSTATE.I, and leaves them as they were.
+#[inline(always)]
+pub fn without_interrupts<T>(what: impl FnOnce() -> T) -> T {
+    let before = read_register!("daif");
+    mask_interrupts();
+    let result = what();
+    write_register!("daif", before);
+    result
+}
+
+/// The stack pointer in use.
+#[inline(always)]
+pub fn stack_pointer() -> u64 {
+    let value: u64;
+    // SAFETY: it only reads.
+    unsafe { asm!("mov {}, sp", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// The frame pointer of the function that this is inlined into.
+#[inline(always)]
+pub fn frame_pointer() -> u64 {
+    let value: u64;
+    // SAFETY: it only reads.
+    unsafe { asm!("mov {}, x29", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Discards what this core fetched ahead: IC IALLU, and the barriers that make it count (DDI 0487, B2.7.4).
+pub fn sync_icache() {
+    // SAFETY: instructions are fetched again; no content changes.
+    unsafe { asm!("ic iallu", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+}
+
 /// Sleeps until an interrupt is pending, masked or not, then takes it: the body of a wait in WFI.
 ///
 /// Interrupts must be masked on entry, and are masked again on return.

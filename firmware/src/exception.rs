@@ -45,6 +45,8 @@ extern "C" fn fault_main(kind: u64, saved: &Saved) -> ! {
         // SAFETY: this core's own fault entry; `kind` is written last, so a reader that sees it sees the rest.
         unsafe {
             let entry = core.fault;
+            core::ptr::addr_of_mut!((*entry).kind).write_volatile(fault_kind::NONE); // a crash stop's registers, perhaps
+            arch::publish_stores();
             (*entry).esr = esr;
             (*entry).elr = elr;
             (*entry).far = far;

@@ -112,6 +112,11 @@ pub fn set_up_distributor(machine: &Machine, from_el3: bool) -> Result<Identity,
     Ok(identity)
 }
 
+/// GICD_TYPER.
+pub fn distributor_typer(machine: &Machine) -> u32 {
+    read(machine.distributor.start + 0x4)
+}
+
 /// Has the EL3 stub write a register with Secure access.
 fn secure_write(address: u64, value: u32) {
     // SAFETY: only reached when EL3 is our own stub, whose one service this is; it clobbers x0 and x3.
@@ -213,6 +218,84 @@ pub fn set_up_core(redistributor: Redistributor, timer: u32) -> bool {
     write_register!("S3_0_C12_C12_7", 1); // ICC_IGRPEN1_EL1
     arch::instruction_barrier();
     true
+}
+
+/// Priority of what shall pass where IRQs are held back, as Linux's GICV3_PRIO_NMI: numerically below [`PRIORITY`].
+const URGENT: u32 = 0x20;
+
+/// Raises an SGI's priority above that of the others, or lowers it to theirs. On this core's own frame.
+pub fn set_urgent(redistributor: u64, intid: u32, urgent: bool) {
+    let byte = redistributor + SGI_FRAME + 0x400 + u64::from(intid & !3); // GICR_IPRIORITYR
+    let shift = (intid & 3) * 8;
+    let priority = if urgent { URGENT } else { PRIORITY & 0xFF };
+    write(byte, read(byte) & !(0xFF << shift) | priority << shift);
+    synchronize_frame(redistributor);
+}
+
+/// Gives an SGI superpriority, or takes it (GICR_INMIR0, FEAT_GICv3_NMI; IHI 0069, 12.11).
+pub fn set_superpriority(redistributor: u64, intid: u32, superior: bool) {
+    let register = redistributor + SGI_FRAME + 0xF80;
+    let bit = 1 << intid;
+    write(register, if superior { read(register) | bit } else { read(register) & !bit });
+    synchronize_frame(redistributor);
+}
+
+/// Enables exactly these of the first 32 INTIDs that the kit uses (SGIs 0..=7 and the timer's); returns what was enabled.
+pub fn enable_only(redistributor: u64, wanted: u32) -> u32 {
+    let sgi = redistributor + SGI_FRAME;
+    let before = read(sgi + 0x100); // GICR_ISENABLER0
+    write(sgi + 0x180, !wanted); // GICR_ICENABLER0: writing ones clears
+    write(sgi + 0x100, wanted);
+    synchronize_frame(redistributor);
+    before
+}
+
+/// The frame's writes have taken effect: GICR_CTLR.RWP is clear, and a read has come back.
+fn synchronize_frame(redistributor: u64) {
+    wait_until(|| read(redistributor) & 1 << 3 == 0);
+    arch::synchronize();
+}
+
+/// The value of ICC_PMR_EL1 that holds back SGIs of the usual priority and lets urgent ones pass; `None`: neither candidate does.
+///
+/// How priorities look from here depends on GICD_CTLR.DS and SCR_EL3.FIQ: Non-secure writes to GICR_IPRIORITYR may be shifted
+/// down and ICC_PMR_EL1 may not (IHI 0069, 4.8.1). So it is tried: SGIs 0 and 7 to this core itself, PSTATE.I set, and
+/// ISR_EL1.I says what would be taken.
+pub fn find_masking_priority(redistributor: u64, affinity: u64) -> Option<u64> {
+    const USUAL: u8 = 0;
+    const NMI: u8 = 7;
+    const CANDIDATES: [u64; 2] = [0x80, 0xC0];
+    let signalled = || read_register!("isr_el1") & 1 << 7 != 0;
+    let pending = |intid: u8| read(redistributor + SGI_FRAME + 0x200) & 1 << intid != 0;
+    let acknowledge = |intid: u8| {
+        let found = crate::sgi::acknowledge() & 0xFF_FFFF;
+        if found < 1020 {
+            crate::sgi::end_of_interrupt(found);
+        }
+        found == u64::from(intid)
+    };
+    set_urgent(redistributor, NMI.into(), true);
+    let found = CANDIDATES.into_iter().find(|candidate| {
+        write_register!("S3_0_C4_C6_0", *candidate);
+        arch::instruction_barrier();
+        crate::sgi::send(crate::sgi::to_core(affinity, USUAL));
+        let arrived = wait_until(|| pending(USUAL));
+        let held_back = arrived && !signalled();
+        crate::sgi::send(crate::sgi::to_core(affinity, NMI));
+        let arrived = wait_until(|| pending(NMI));
+        let passes = arrived && held_back && wait_until(signalled) && acknowledge(NMI);
+        // Whatever is left is taken out again, with everything open.
+        write_register!("S3_0_C4_C6_0", 0xFF);
+        arch::synchronize();
+        for _ in 0..2 {
+            if wait_until(|| !pending(USUAL) && !pending(NMI) || signalled()) && signalled() {
+                acknowledge(USUAL);
+            }
+        }
+        passes
+    });
+    set_urgent(redistributor, NMI.into(), false);
+    found
 }
 
 /// Takes this core out of service: nothing stays pending for it, so that WFI really sleeps with interrupts masked.

@@ -6,6 +6,7 @@
 
 use core::sync::atomic::Ordering;
 
+use trace_ring::calls::Delivery;
 use trace_ring::layout::{Context, abort_reason};
 use trace_ring::plan::{op, twin_kind};
 use trace_ring::record::{Event, Kind, PEER_ALL};
@@ -14,7 +15,7 @@ use crate::console::line;
 use crate::ipi::{self, OFF, Waiting};
 use crate::percore::{Core, Shared};
 use crate::wait::{self, Stop};
-use crate::{arch, clock, watchdog};
+use crate::{arch, calls, clock, kinds, watchdog};
 
 /// Loops nest this deep.
 const LOOP_DEPTH: usize = 4;
@@ -94,6 +95,8 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
         let Some(word) = plan.ops.get(pc) else { return Ok(()) };
         pc += 1;
         core.program_counter.store(pc as u32, Ordering::Relaxed);
+        // SAFETY: this core's own line of the region. Volatile: a host may look at any time.
+        unsafe { core::ptr::addr_of_mut!((*core.calls.live).op).write_volatile(pc as u32 - 1) };
         if shared.abort.load(Ordering::Relaxed) != 0 {
             return Err(Stop);
         }
@@ -173,6 +176,26 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
                     pc = *start as usize;
                 }
             }
+            op::CALL => calls::single(word.b, word.a, word.d, word.c)?,
+            op::CALL_MANY => match plan.masks.get(usize::from(word.b)) {
+                Some(mask) => calls::many(mask, word.a, word.d, word.c)?,
+                None => return bad_op(pc),
+            },
+            op::IPI => calls::ipi(word.b, word.a, word.c, word.d)?,
+            op::TICK => calls::tick(core, word.c, word.d)?,
+            op::IRQ_WORK => calls::work(word.a, word.d, word.c)?,
+            op::HOLD if word.b != 0xFFFF && shared.core(word.b.into()).is_none() => skip(core),
+            op::HOLD => kinds::hold(core, word.a)?,
+            op::RELEASE => match shared.core(word.b.into()) {
+                Some(target) => target.calls.released.store(true, Ordering::Release),
+                None => skip(core),
+            },
+            op::AWAIT => match shared.core(word.b.into()) {
+                Some(target) => kinds::await_state(core, target, word.a)?,
+                None => skip(core),
+            },
+            op::DELIVERY => kinds::set_delivery(core, Delivery::from_code(word.a)),
+            op::ROW => core.calls.row.set(word.c),
             op::MARK => record(core, Kind::Mark, 0, word.c),
             op::AGAIN => {
                 wait::barrier(core, decide_again)?;

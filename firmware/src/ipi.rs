@@ -7,6 +7,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use trace_ring::calls::doing;
 use trace_ring::histogram;
 use trace_ring::layout::{Context, HISTOGRAM_BYTES, PairSlot};
 use trace_ring::mailbox;
@@ -17,7 +18,7 @@ use trace_ring::record::{
 };
 
 use crate::percore::{BARE, BROADCAST, CARE, Core, Mail, Pending, Shared, place};
-use crate::{arch, gic, sgi};
+use crate::{arch, calls, gic, sgi};
 
 /// How a routine records: nothing.
 pub const OFF: u8 = 0;
@@ -149,7 +150,7 @@ fn receive_rare<const MODE: u8>(entry: u64, core: &'static Core, acknowledged: u
         while senders != 0 {
             let sender = word as u64 * 64 + u64::from(senders.trailing_zeros());
             senders &= senders - 1;
-            flags = answer::<MODE>(core, sender, intid, entry, flags);
+            flags = answer::<MODE>(core, sender, intid, entry, flags, Context::Irq);
         }
     }
     if flags & FLAG_DELIVERED != 0 {
@@ -189,9 +190,37 @@ unsafe fn count_bucket(counters: *mut u32, latency: u64) {
     unsafe { *counter = (*counter).saturating_add(1) };
 }
 
+/// Whether anybody's message to this core on an INTID waits for an answer.
+pub fn is_asked(core: &'static Core, intid: u64) -> bool {
+    let line = core.pending(core.id, intid);
+    line.0.iter().take(core.layout.words as usize).any(|word| word.load(Ordering::Acquire) != 0)
+}
+
+/// Answers all messages of all senders to this core on an INTID, in whatever context it is. `flags`: of the records. `false`:
+/// there was none.
+pub fn answer_all(core: &'static Core, intid: u64, entry: u64, flags: u8, context: Context) -> bool {
+    let line = core.pending(core.id, intid);
+    let mut flags = flags | FLAG_DELIVERED;
+    for word in 0..core.layout.words as usize {
+        if line.0[word].load(Ordering::Relaxed) == 0 {
+            continue;
+        }
+        let mut senders = line.0[word].swap(0, Ordering::Acquire); // as in `receive`
+        while senders != 0 {
+            let sender = word as u64 * 64 + u64::from(senders.trailing_zeros());
+            senders &= senders - 1;
+            flags = match Shared::get().mode {
+                OFF => answer::<OFF>(core, sender, intid, entry, flags, context),
+                _ => answer::<BOUNDED>(core, sender, intid, entry, flags, context),
+            };
+        }
+    }
+    flags & FLAG_DELIVERED == 0
+}
+
 /// Answers all messages of one sender; returns the flags for the next. `flags` holds `FLAG_DELIVERED` until one message of
 /// this acknowledge was counted as delivered.
-fn answer<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u64, flags: u8) -> u8 {
+fn answer<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u64, flags: u8, context: Context) -> u8 {
     let (word, place) = take_mail(core.mail(sender, core.id, intid) as u64);
     let answered = core.answered(core.id, sender, intid);
     let last = answered.load(Ordering::Relaxed);
@@ -234,7 +263,7 @@ fn answer<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u
     let number = last.wrapping_add(count);
     emit::<MODE>(
         core,
-        Context::Irq,
+        context,
         Event {
             t: entry,
             kind: Kind::Receive,
@@ -282,7 +311,7 @@ fn empty_acknowledge<const MODE: u8>(entry: u64, core: &'static Core, intid: u64
 /// Wake-ups, the timer, and what nobody asked for.
 #[cold]
 #[inline(never)]
-fn other_interrupt<const MODE: u8>(entry: u64, core: &'static Core, intid: u64) {
+pub fn other_interrupt<const MODE: u8>(entry: u64, core: &'static Core, intid: u64) {
     if intid >= 1020 {
         // SAFETY: this core's own entry.
         unsafe { (*core.entry).spurious_intids += 1 };
@@ -368,20 +397,26 @@ extern "C" fn irq_twin(entry: u64, core: &'static Core) {
 // --- send -----------------------------------------------------------------------------------------------------------
 
 /// One sender's messages to one target on one INTID, ready to go.
-struct Series {
-    mail: &'static Mail,
-    number: &'static AtomicU32,
+pub struct Series {
+    /// The mailbox.
+    pub mail: &'static Mail,
+    /// Number of the newest message.
+    pub number: &'static AtomicU32,
     answered: &'static AtomicU32,
-    pending: &'static AtomicU64,
-    bit: u64,
-    slot: *mut PairSlot,
+    /// The target's bitmap, and this sender's bit in it.
+    pub pending: &'static AtomicU64,
+    /// See above.
+    pub bit: u64,
+    /// The pair slot.
+    pub slot: *mut PairSlot,
     slot_index: u32,
     target: &'static Core,
     intid: u8,
 }
 
 impl Series {
-    fn new(core: &'static Core, target: &'static Core, intid: u8, slot_index: u32, broadcast: bool) -> Self {
+    /// Finds everything, and says in the mailbox where the messages are counted.
+    pub fn new(core: &'static Core, target: &'static Core, intid: u8, slot_index: u32, broadcast: bool) -> Self {
         let column = u64::from(intid);
         // SAFETY: the mailbox table lives for ever.
         let mail = unsafe { &*core.mail(core.id, target.id, column) };
@@ -403,13 +438,16 @@ impl Series {
 }
 
 /// xorshift64*, drawn by the `drop` twin (S. Vigna, "An experimental exploration of Marsaglia's xorshift generators").
-struct Dice {
-    state: u64,
-    rate: u64,
+pub struct Dice {
+    /// Where the generator stands, not 0.
+    pub state: u64,
+    /// A strike's probability in units of 2^-32.
+    pub rate: u64,
 }
 
 impl Dice {
-    fn strikes(&mut self) -> bool {
+    /// Draws.
+    pub fn strikes(&mut self) -> bool {
         self.state ^= self.state >> 12;
         self.state ^= self.state << 25;
         self.state ^= self.state >> 27;
@@ -527,7 +565,7 @@ fn run<const MODE: u8, const DROP: bool>(
 /// Polls for the answer to the newest message; looks at the target's redistributor once, and retires the message after T.
 /// `false`: the run is to end.
 #[inline(never)]
-fn wait_for_answer(core: &'static Core, series: &Series, since: u64) -> bool {
+pub fn wait_for_answer(core: &'static Core, series: &Series, since: u64) -> bool {
     let shared = Shared::get();
     let number = series.number.load(Ordering::Relaxed);
     let mut probed = false;
@@ -535,6 +573,9 @@ fn wait_for_answer(core: &'static Core, series: &Series, since: u64) -> bool {
     let mut deadline = shared.timeout;
     loop {
         if series.answered.load(Ordering::Acquire) == number {
+            if polls >= 16 {
+                calls::say_running(core);
+            }
             return true;
         }
         if shared.abort.load(Ordering::Relaxed) != 0 {
@@ -544,6 +585,9 @@ fn wait_for_answer(core: &'static Core, series: &Series, since: u64) -> bool {
         polls = polls.wrapping_add(1);
         if !polls.is_multiple_of(16) {
             continue;
+        }
+        if polls == 16 {
+            calls::say(core, doing::ANSWER, series.target.id as u16, 0, 0);
         }
         let waited = arch::counter().wrapping_sub(since);
         if !probed && waited > shared.probe {

@@ -13,6 +13,7 @@
 //! | `region` | the memory that the host reads |
 //! | `percore` | what each core owns and all share |
 //! | `sgi`, `ipi` | the measured path |
+//! | `calls`, `kinds`, `callbacks`, `unwind` | the call layer: call single queues, the eight IPI kinds, frames |
 //! | `wait`, `interpreter` | barriers, turns, postures; the plan's operations |
 //! | `clock` | the counter and its self-test |
 //! | `exception`, `log` | faults and panics; defmt |
@@ -24,6 +25,10 @@
 
 #[cfg(target_os = "none")]
 mod arch;
+#[cfg(target_os = "none")]
+mod callbacks;
+#[cfg(target_os = "none")]
+mod calls;
 #[cfg(target_os = "none")]
 mod clock;
 #[cfg(target_os = "none")]
@@ -38,6 +43,8 @@ mod gic;
 mod interpreter;
 #[cfg(target_os = "none")]
 mod ipi;
+#[cfg(target_os = "none")]
+mod kinds;
 #[cfg(target_os = "none")]
 mod log;
 #[cfg(any(test, target_os = "none"))]
@@ -58,6 +65,8 @@ mod serial;
 mod sgi;
 #[cfg(target_os = "none")]
 mod target;
+#[cfg(target_os = "none")]
+mod unwind;
 #[cfg(target_os = "none")]
 mod wait;
 #[cfg(target_os = "none")]

@@ -75,6 +75,8 @@ unsafe extern "C" {
     static _image_end: u8;
     static _boot_guard_thread: u8;
     static _boot_guard_exception: u8;
+    static _boot_stack_thread: u8;
+    static _boot_stack_exception: u8;
 }
 
 /// Address of a linker symbol.
@@ -92,6 +94,17 @@ pub fn image_length() -> u64 {
 /// Physical address of something in the image, given where the image was loaded.
 pub fn image_physical(virtual_address: u64, load: u64) -> u64 {
     virtual_address - symbol!(_image_start) + load
+}
+
+/// The two stacks (from, to) that belong together with the one that `pointer` points into: exceptions', thread's.
+pub fn stacks_around(pointer: u64) -> [(u64, u64); 2] {
+    if pointer >= STACK_WINDOW {
+        let window = pointer & !(STACK_STRIDE - 1);
+        let (exception, thread) = (window + PAGE, window + STACK_STRIDE - STACK_BYTES);
+        return [(exception, exception + STACK_BYTES), (thread, thread + STACK_BYTES)];
+    }
+    let (thread, exception) = (symbol!(_boot_guard_thread) + PAGE, symbol!(_boot_guard_exception) + PAGE);
+    [(exception, symbol!(_boot_stack_exception)), (thread, symbol!(_boot_stack_thread))]
 }
 
 /// The two translation tables being built.

@@ -8,10 +8,11 @@
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use trace_ring::calls::{CallDescriptor, CallQueue, LiveEntry};
 use trace_ring::layout::{
     Context, CoreEntry, FaultEntry, LANES_PER_CORE, LogHeader, MAX_CORES, PairSlot, PhaseResult, Status, Truth,
 };
-use trace_ring::plan::{Plan, Twin};
+use trace_ring::plan::{Plan, TraceLevel, Twin};
 use trace_ring::record::{FLAG_DELIVERED, Kind};
 use trace_ring::writer::LaneWriter;
 
@@ -109,6 +110,8 @@ pub struct Core {
     pub log: *mut LogHeader,
     /// What its twins did.
     pub truth: *mut Truth,
+    /// The call layer's part.
+    pub calls: Calls,
     /// Its twins.
     pub twins: Twins,
     /// Where the `drop` twin's generator stands; 0: at its seed.
@@ -133,6 +136,55 @@ pub struct Core {
     pub up: AtomicBool,
     /// Written by others, from here on.
     pub inbox: Inbox,
+}
+
+/// What the call layer keeps for a core. Queues and the two words behind them are written by others, the rest by this core.
+#[repr(C, align(128))]
+pub struct Calls {
+    /// The call single queue.
+    pub queue: CallQueue,
+    /// Work of the core's own.
+    pub work: CallQueue,
+    /// Set by the last hop of the chain that this core began.
+    pub chain: AtomicU32,
+    /// RELEASE: the HOLD under way is to end.
+    pub released: AtomicBool,
+    /// Interrupts are masked by a HOLD.
+    pub masked: AtomicBool,
+    /// It is parked by a stop.
+    pub parked: AtomicBool,
+    /// This core's line of the region.
+    pub live: *mut LiveEntry,
+    /// The descriptors of all cores, in the region.
+    pub descriptors: *mut CallDescriptor,
+    /// Cores of the plan.
+    pub cores: u32,
+    /// The context that runs: a [`Context`].
+    pub context: Cell<u8>,
+    /// The row in which calls of chains are counted.
+    pub row: Cell<u32>,
+    /// The row in which ticks are counted.
+    pub tick_row: Cell<u32>,
+    /// When the timer shall tick, ticks; 0: it shall not.
+    pub tick_at: Cell<u64>,
+    /// Ticks of other cores' timers that came.
+    pub ticks: Cell<u64>,
+    /// Callbacks that were begun.
+    pub begun: Cell<u64>,
+    /// Of those that somebody waits for, the ones that ended.
+    pub waited: Cell<u64>,
+    /// How crash stop and backtrace come to this core: a [`trace_ring::calls::Delivery`].
+    pub delivery: Cell<u8>,
+    /// [`trace_ring::layout::core_feature`] bits.
+    pub features: Cell<u32>,
+    /// ICC_PMR_EL1 that masks IRQs but no pseudo-NMI.
+    pub masking: Cell<u64>,
+    /// What callback `drain` empties.
+    pub list: [Cell<u64>; 16],
+    /// What it emptied.
+    pub drained: Cell<u64>,
+    /// What callback `gather` found.
+    pub gathered: Cell<u64>,
 }
 
 /// What the IRQ handler reads: one line and a little, written by this core alone. The addresses are those of this core's own
@@ -175,6 +227,12 @@ pub struct Twins {
     pub late: u64,
     /// Ticks that the INTID stays disabled after each end of interrupt.
     pub mask: u64,
+    /// Ticks that callbacks take longer.
+    pub slow_callback: u64,
+    /// The callback that never ends, by number from 1.
+    pub stuck: Option<u64>,
+    /// The call whose descriptor stays locked, by number from 1 of those that somebody waits for.
+    pub csd_lock: Option<u64>,
 }
 
 /// What all cores share.
@@ -221,6 +279,10 @@ pub struct Shared {
     pub listens: bool,
     /// How routines record: a mode of `ipi`.
     pub mode: u8,
+    /// What is recorded.
+    pub level: TraceLevel,
+    /// The plan uses IPI kinds and calls.
+    pub calls: bool,
     /// Latency that fires policy `trigger`, ticks.
     pub trigger: u64,
     /// Ticks for which the plan is repeated; 0: once.
@@ -263,6 +325,15 @@ impl Core {
     /// Makes `core` this core's block.
     pub fn enter(core: *const Core) {
         write_register!("tpidr_el1", core as u64);
+    }
+
+    /// The context that runs now.
+    pub fn context(&self) -> Context {
+        match self.calls.context.get() {
+            1 => Context::Irq,
+            2 => Context::Nmi,
+            _ => Context::Thread,
+        }
     }
 
     /// The lane of a context.

@@ -4,6 +4,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
+use trace_ring::calls::{CallDescriptor, LiveEntry};
 use trace_ring::layout::{
     ABI_VERSION, COST_RECORDS, Context, CoreEntry, Directory, FaultEntry, HeadLine, LANES_PER_CORE, LOG_STRIDE,
     LaneDescriptor, LogHeader, MAGIC, PairSlot, PhaseResult, Sections, Status, Truth, lay_out,
@@ -61,6 +62,8 @@ impl Region {
                 (*place).intid = slot.intid;
                 (*place).state = slot.state;
                 (*place).histogram = slot.histogram;
+                (*place).kind = slot.kind;
+                (*place).delivery = slot.delivery;
                 (*place).min = u64::MAX;
             }
         }
@@ -153,6 +156,16 @@ impl Region {
     /// A core's log.
     pub fn log(&self, id: usize) -> *mut LogHeader {
         (self.base + self.sections.logs + id as u64 * LOG_STRIDE) as *mut LogHeader
+    }
+
+    /// A core's own line.
+    pub fn live(&self, id: usize) -> *mut LiveEntry {
+        self.at(self.sections.live, id)
+    }
+
+    /// The call descriptors.
+    pub fn descriptors(&self) -> *mut CallDescriptor {
+        self.at(self.sections.calls, 0)
     }
 
     /// Phase results.

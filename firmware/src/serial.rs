@@ -9,6 +9,7 @@
 //! Nothing here writes to the region.
 #![cfg_attr(target_os = "none", expect(unsafe_code))] // UNSAFETY: the region is read through raw pointers.
 
+use trace_ring::calls::{CallDescriptor, LiveEntry};
 use trace_ring::layout::{
     Context, CoreEntry, Directory, FaultEntry, HISTOGRAM_BYTES, HeadLine, LANES_PER_CORE, LaneDescriptor, LogHeader,
     PairSlot, PhaseResult, Truth,
@@ -211,7 +212,8 @@ impl<P: Port> Sender<P> {
         fn bytes<T>(count: u32) -> u64 {
             u64::from(count) * size_of::<T>() as u64
         }
-        let Directory { sections, core_count, phase_count, slot_count, histogram_count, meta_len, .. } = self.directory;
+        let Directory { sections, core_count, phase_count, slot_count, .. } = self.directory;
+        let Directory { histogram_count, descriptor_count, meta_len, .. } = self.directory;
         for (offset, length) in [
             (0, size_of::<Directory>() as u64),
             (sections.cores, bytes::<CoreEntry>(core_count)),
@@ -219,8 +221,10 @@ impl<P: Port> Sender<P> {
             (sections.lanes, bytes::<[LaneDescriptor; LANES_PER_CORE]>(core_count)),
             (sections.phases, bytes::<PhaseResult>(phase_count)),
             (sections.faults, bytes::<FaultEntry>(core_count)),
+            (sections.live, bytes::<LiveEntry>(core_count)),
             (sections.meta, meta_len),
             (sections.slots, bytes::<PairSlot>(slot_count)),
+            (sections.calls, bytes::<CallDescriptor>(descriptor_count)),
             (sections.truth, bytes::<Truth>(core_count)),
         ] {
             self.send(offset, length);
@@ -238,7 +242,7 @@ impl<P: Port> Sender<P> {
     fn send_trails(&mut self) {
         let (mut late, mut given_up) = (Worst::<LATE>::new(), Worst::<GIVEN_UP>::new());
         for core in 0..u64::from(self.directory.core_count) {
-            for context in [Context::Thread, Context::Irq] {
+            for context in [Context::Thread, Context::Irq, Context::Nmi] {
                 let Some(lane) = self.lane(core, context) else { continue };
                 for index in lane.oldest()..lane.head {
                     if index % 64 == 0 {
@@ -264,7 +268,7 @@ impl<P: Port> Sender<P> {
             if let Some(lane) = self.lane(suspect.core, suspect.context) {
                 self.send_around(&lane, suspect.index, &mut sent);
             }
-            let other = if suspect.context == Context::Irq { Context::Thread } else { Context::Irq };
+            let other = if suspect.context == Context::Thread { Context::Irq } else { Context::Thread };
             if let Some(lane) = self.lane(suspect.peer, other) {
                 let index = self.first_since(&lane, suspect.peer_time);
                 self.send_around(&lane, index, &mut sent);
@@ -512,6 +516,7 @@ mod target {
 
 #[cfg(test)]
 mod tests {
+    use core::mem::offset_of;
     use std::collections::VecDeque;
 
     use trace_ring::layout::{Shape, lay_out};
@@ -520,6 +525,7 @@ mod tests {
     use super::*;
 
     const CORES: u64 = 2;
+    const DESCRIPTORS: u64 = 14;
     const LOG2: u32 = 8;
     const NONCE: u64 = 0xC0FFEE;
 
@@ -567,8 +573,15 @@ mod tests {
         /// Two cores, lanes of 256 records of which 400 were written in the first core's thread lane and 300 in the second's IRQ
         /// lane: one IPI every 1000 ticks, with a latency of 10 ticks, but for message 350, which took 900.
         fn new() -> Self {
-            let shape =
-                Shape { cores: CORES, phases: 1, meta: 5, slots: 3, histograms: 1, records: (CORES * 4) << LOG2 };
+            let shape = Shape {
+                cores: CORES,
+                phases: 1,
+                meta: 5,
+                slots: 3,
+                histograms: 1,
+                descriptors: DESCRIPTORS,
+                records: (CORES * 4) << LOG2,
+            };
             let (sections, region_len) = lay_out(shape);
             let mut region = vec![0xEE; region_len as usize];
             region[..sections.records as usize].fill(0);
@@ -581,6 +594,7 @@ mod tests {
                 phase_count: 1,
                 slot_count: 3,
                 histogram_count: 1,
+                descriptor_count: DESCRIPTORS as u32,
                 meta_len: 5,
                 log_stride: trace_ring::layout::LOG_STRIDE as u32,
                 ..Directory::new_zeroed()
@@ -588,6 +602,13 @@ mod tests {
             let mut fake = Fake { region, heard: Vec::new(), says: VecDeque::new(), incoming: VecDeque::new() };
             fake.write(0, directory.as_bytes());
             fake.write(sections.meta, b"{\"a\"}");
+            for core in 0..CORES {
+                let live = LiveEntry { since: 77 + core, waits_descriptor: 9, ..LiveEntry::default() };
+                fake.write(sections.live + core * 64, live.as_bytes());
+            }
+            // The second core's last descriptor is in use, those before it never were.
+            let call = CallDescriptor { next: 1, queued: 88, source: 1, ..CallDescriptor::default() };
+            fake.write(sections.calls + (DESCRIPTORS - 1) * 64, call.as_bytes());
             for lane in 0..CORES * 4 {
                 let descriptor = LaneDescriptor {
                     offset: sections.records + (lane << LOG2) * RECORD_BYTES,
@@ -696,12 +717,30 @@ mod tests {
         assert!(all(sections.histograms, HISTOGRAM_BYTES));
         assert!(all(sections.faults, CORES * 512));
         assert!(all(sections.truth, CORES * 64));
+        assert!(all(sections.live, CORES * 64));
+        assert!(all(sections.calls, DESCRIPTORS * 64));
+        let unused = (DESCRIPTORS - 1) * 64;
+        assert!(
+            pieces.contains(&(sections.calls, vec![0; unused as usize])),
+            "one line for those that were never used"
+        );
         let second = sections.logs + trace_ring::layout::LOG_STRIDE;
         assert!(all(sections.logs, 64) && all(second, 64 + 100));
         assert!(!told[sections.logs as usize + 64], "nothing was logged there");
         assert!(!told[sections.records as usize..].iter().any(|told| *told));
         let bytes: usize = pieces.iter().map(|piece| piece.1.len()).sum();
         assert!(fake.heard.len() < bytes, "zeros are told, not sent: {} for {bytes}", fake.heard.len());
+    }
+
+    #[test]
+    fn a_plan_that_does_not_call_sends_no_descriptors() {
+        let mut fake = Fake::new();
+        let (sections, at) = (fake.sections(), offset_of!(Directory, descriptor_count) as u64);
+        fake.write(at, &0u32.to_le_bytes());
+        let (pieces, _) = fake.run(Results::Summary);
+        let told = told(&fake, &pieces);
+        assert!(told[sections.live as usize..][..128].iter().all(|told| *told));
+        assert!(!told[sections.calls as usize..][..DESCRIPTORS as usize * 64].iter().any(|told| *told));
     }
 
     #[test]
@@ -746,6 +785,18 @@ mod tests {
         let (pieces, _) = fake.run(Results::Console);
         let first = pieces.iter().position(|piece| piece.0 >= fake.sections().records).unwrap();
         assert_eq!(pieces[first].0, fake.record(0, Context::Thread, 400 - BEFORE));
+    }
+
+    #[test]
+    fn a_late_nmi_has_its_trail_at_both_ends() {
+        let mut fake = Fake::new();
+        let event =
+            Event { t: 302_000, kind: Kind::Receive, flags: 8, peer: 0, msg: 300, intid: 7, extra: 0, arg: 300_000 };
+        fake.append(1, Context::Nmi, 0, event);
+        let (pieces, _) = fake.run(Results::Console);
+        let first = pieces.iter().position(|piece| piece.0 >= fake.sections().records).unwrap();
+        assert_eq!(pieces[first].0, fake.record(1, Context::Nmi, 0));
+        assert_eq!(pieces[first + 1].0, fake.record(0, Context::Thread, 300 - BEFORE));
     }
 
     #[test]

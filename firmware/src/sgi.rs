@@ -15,6 +15,12 @@ pub const fn to_core(affinity: u64, intid: u8) -> u64 {
     aff3 << 48 | (aff0 / 16) << 44 | aff2 << 32 | (intid as u64) << 24 | aff1 << 16 | 1 << (aff0 % 16)
 }
 
+/// ICC_SGI1R_EL1's value that sends `intid` to a list of cores: bit n stands for the core whose Aff0 is `affinity`'s plus n;
+/// `affinity` has Aff0 modulo 16 zero.
+pub const fn to_list(affinity: u64, intid: u8, list: u64) -> u64 {
+    to_core(affinity, intid) & !0xFFFF | list & 0xFFFF
+}
+
 /// ICC_SGI1R_EL1's value that sends `intid` to every core but this one (IRM = 1).
 pub const fn to_others(intid: u8) -> u64 {
     1 << 40 | (intid as u64) << 24
@@ -45,6 +51,14 @@ pub fn acknowledge() -> u64 {
 /// The INTID that an acknowledge would return now (ICC_HPPIR1_EL1), without acknowledging it. For the fault twins.
 pub fn highest_pending() -> u64 {
     crate::arch::read_register!("S3_0_C12_C12_2") & 0xFF_FFFF
+}
+
+/// Acknowledges the highest pending interrupt of superpriority (ICC_NMIAR1_EL1, FEAT_GICv3_NMI), as [`acknowledge`] does.
+pub fn acknowledge_nmi() -> u64 {
+    let value: u64;
+    // SAFETY: called in the IRQ handler of a core that has the register.
+    unsafe { asm!("mrs {}, S3_0_C12_C9_5", "dsb sy", out(reg) value, options(nostack, preserves_flags)) };
+    value
 }
 
 /// Ends the interrupt (EOImode 0: priority drop and deactivation). ISB: it has taken effect before the ERET.

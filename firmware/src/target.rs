@@ -7,12 +7,13 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use dtoolkit::error::FdtErrorKind;
 use dtoolkit::fdt::Fdt;
+use trace_ring::calls::{CallQueue, doing};
 use trace_ring::layout::{
     ABI_VERSION, Context, Directory, LOCATOR_MAGIC, Locator, MAX_CORES, REGION_ALIGN, abort_reason, clock_flag,
     conduit, core_state, fault_kind, run_state,
 };
 use trace_ring::plan::{Plan, Policy, TraceLevel, plan_flag, twin_kind};
-use trace_ring::record::ReceiverState;
+use trace_ring::record::{PEER_ALL, ReceiverState};
 
 use crate::console::{self, line};
 use crate::exception::refuse;
@@ -20,10 +21,10 @@ use crate::gic::Redistributor;
 use crate::machine::{Conduit, Machine};
 use crate::memory::{self, Arena, Attribute, Tables};
 use crate::options::Options;
-use crate::percore::{Core, Hot, Inbox, Layout, Mail, NOBODY, Pending, RowHead, Shared, Twins};
+use crate::percore::{Calls, Core, Hot, Inbox, Layout, Mail, NOBODY, Pending, RowHead, Shared, Twins};
 use crate::region::Region;
 use crate::wait::{self, COMPARE, Stop};
-use crate::{arch, clock, fdt, gic, interpreter, ipi, psci, serial, watchdog};
+use crate::{arch, calls, clock, fdt, gic, interpreter, ipi, kinds, psci, serial, watchdog};
 use arch::read_register;
 
 core::arch::global_asm!(include_str!("boot.s"), options(raw));
@@ -104,6 +105,7 @@ unsafe extern "C" {
     static vectors_stages: u8;
     static vectors_wide: u8;
     static vectors_twin: u8;
+    static vectors_calls: u8;
 }
 
 macro_rules! must {
@@ -298,6 +300,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         histogram_count: plan.header.histogram_count,
         phase_count: plan.header.phase_count,
         meta_len: plan.header.meta_len,
+        descriptor_count: plan.descriptors() as u32,
         record_ticks: Region::record_cost(region.records()),
         record_ticks_cacheable: Region::record_cost(yardstick),
         gicd_pa_low: machine.distributor.start as u32,
@@ -355,6 +358,9 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
 
     // 7. The plan.
     let outcome = participate(this);
+    if outcome.is_ok() {
+        calls::say(this, doing::DONE, PEER_ALL, 0, 0);
+    }
     finish(shared, outcome)
 }
 
@@ -370,7 +376,9 @@ extern "C" fn secondary_main(core: *const Core) -> ! {
     }
     set_vectors(shared_vectors(core));
     if enter_service(core) {
-        let _ = participate(core);
+        if participate(core).is_ok() {
+            calls::say(core, doing::DONE, PEER_ALL, 0, 0);
+        }
         gic::leave_service();
         arch::mask_interrupts();
         // SAFETY: the boot core filled it in before it started this core, and changes it no more.
@@ -483,6 +491,8 @@ fn make_shared(
         deadline: clock::ticks(header.deadline_ns),
         listens: header.flags & plan_flag::DETERMINISTIC == 0,
         mode,
+        level,
+        calls: header.flags & plan_flag::CALLS != 0,
         trigger,
         duration: clock::ticks(header.duration_ns),
         boot_core,
@@ -519,6 +529,9 @@ fn make_core(
         match twin.kind {
             twin_kind::LATE => twins.late = twin.ticks,
             twin_kind::MASK => twins.mask = twin.ticks,
+            twin_kind::SLOW_CALLBACK => twins.slow_callback = twin.ticks,
+            twin_kind::STUCK => twins.stuck = Some(twin.ticks.max(1)),
+            twin_kind::CSD_LOCK => twins.csd_lock = Some(twin.ticks.max(1)),
             _ => {}
         }
     }
@@ -543,6 +556,30 @@ fn make_core(
         fault: region.fault(id),
         log: region.log(id),
         truth: region.truth(id),
+        calls: Calls {
+            queue: CallQueue::new(),
+            work: CallQueue::new(),
+            chain: AtomicU32::new(0),
+            released: AtomicBool::new(false),
+            masked: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
+            live: region.live(id),
+            descriptors: region.descriptors(),
+            cores: plan.header.core_count,
+            context: Cell::new(Context::Thread as u8),
+            row: Cell::new(0),
+            tick_row: Cell::new(0),
+            tick_at: Cell::new(0),
+            ticks: Cell::new(0),
+            begun: Cell::new(0),
+            waited: Cell::new(0),
+            delivery: Cell::new(0),
+            features: Cell::new(0),
+            masking: Cell::new(0),
+            list: [const { Cell::new(0) }; 16],
+            drained: Cell::new(0),
+            gathered: Cell::new(0),
+        },
         twins,
         drop_state: Cell::new(0),
         masked_until: Cell::new(0),
@@ -570,6 +607,9 @@ fn set_vectors(address: u64) {
 /// The vector table for this core: the plain ones hold no trace of a twin.
 fn shared_vectors(core: &Core) -> u64 {
     let twin = core.twins.late != 0 || core.twins.mask != 0;
+    if Shared::get().calls {
+        return core::ptr::addr_of!(vectors_calls) as u64;
+    }
     match (twin, Shared::get().mode) {
         (true, _) => core::ptr::addr_of!(vectors_twin) as u64,
         (false, _) if core.layout.words > 1 => core::ptr::addr_of!(vectors_wide) as u64,
@@ -601,6 +641,10 @@ fn enter_service(core: &'static Core) -> bool {
         return false;
     }
     let shared = Shared::get();
+    if shared.calls {
+        // SAFETY: the boot core filled the description in before it started any other.
+        kinds::set_up(core, unsafe { gic::distributor_typer(&*MACHINE.0.get()) });
+    }
     if shared.closed.load(Ordering::Acquire) {
         return false; // the boot core gave up on us: the run goes on without
     }

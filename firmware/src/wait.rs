@@ -8,9 +8,10 @@
 
 use core::sync::atomic::Ordering;
 
+use trace_ring::calls::doing;
 use trace_ring::layout::abort_reason;
 use trace_ring::plan::op;
-use trace_ring::record::ReceiverState;
+use trace_ring::record::{PEER_ALL, ReceiverState};
 
 use crate::arch::{self, write_register};
 use crate::percore::{Core, NOBODY, Shared};
@@ -37,7 +38,7 @@ fn disarm_timer() {
 }
 
 /// The virtual timer's interrupt: the end of a wait, or of a `mask` twin's time.
-pub fn timer_interrupt(core: &Core) {
+pub fn timer_interrupt(core: &'static Core) {
     disarm_timer();
     let now = arch::counter_ordered();
     let masked_until = core.masked_until.get();
@@ -47,6 +48,11 @@ pub fn timer_interrupt(core: &Core) {
             gic::set_enabled(core.redistributor, intid as u32, true);
         }
     }
+    let tick_at = core.calls.tick_at.get();
+    if tick_at != 0 && now >= tick_at {
+        crate::calls::broadcast_tick(core);
+        core.calls.tick_at.set(0);
+    }
     if now >= core.wait_until.get() {
         core.wait_until.set(0); // told once: a timer that stays in the past would interrupt for ever
     }
@@ -55,7 +61,8 @@ pub fn timer_interrupt(core: &Core) {
 }
 
 fn rearm(core: &Core) {
-    let next = [core.masked_until.get(), core.wait_until.get()].into_iter().filter(|at| *at != 0).min();
+    let times = [core.masked_until.get(), core.wait_until.get(), core.calls.tick_at.get()];
+    let next = times.into_iter().filter(|at| *at != 0).min();
     if let Some(at) = next {
         arm_timer(at);
     }
@@ -76,8 +83,9 @@ pub fn mask_twin(core: &Core) {
 }
 
 /// Waits until `condition` holds, at most until `deadline` (ticks). `false`: the deadline passed. Interrupts are answered.
-fn wait_until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) -> Result<bool, Stop> {
+pub fn until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) -> Result<bool, Stop> {
     let shared = Shared::get();
+    crate::calls::say(core, doing::WAITING, PEER_ALL, 0, 0);
     core.wait_until.set(deadline);
     rearm(core);
     let feeds = watchdog::fed_by(core);
@@ -142,14 +150,32 @@ fn wait_until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) 
     if core.masked_until.get() != 0 {
         rearm(core);
     }
+    if outcome.is_ok() {
+        crate::calls::say_running(core);
+    }
     outcome
+}
+
+/// Sleeps in WFI for at most so many ticks, answering what wakes it. For waits whose end nobody tells: they look again.
+pub fn nap(core: &'static Core, ticks: u64) {
+    core.enter_state(ReceiverState::Wfi.code());
+    // Masked before the timer is armed: an interrupt of it that came before the WFI would leave nothing to wake from.
+    arch::mask_interrupts();
+    core.wait_until.set(arch::counter() + ticks);
+    rearm(core);
+    arch::sleep_and_answer();
+    core.wait_until.set(0);
+    disarm_timer();
+    rearm(core);
+    arch::unmask_interrupts();
+    core.enter_state(ReceiverState::Unknown.code());
 }
 
 /// Waits in the core's posture for at most the run's deadline; a deadline that passes ends the run.
 pub fn wait_for(core: &'static Core, condition: impl Fn() -> bool) -> Result<(), Stop> {
     let shared = Shared::get();
     let deadline = arch::counter().saturating_add(shared.deadline);
-    if wait_until(core, deadline, condition)? {
+    if until(core, deadline, condition)? {
         return Ok(());
     }
     shared.stop(abort_reason::DEADLINE, core.id as u32);
@@ -159,7 +185,7 @@ pub fn wait_for(core: &'static Core, condition: impl Fn() -> bool) -> Result<(),
 
 /// Waits in the core's posture until `at` (ticks), or the run's end.
 pub fn idle_until(core: &'static Core, at: u64) -> Result<(), Stop> {
-    wait_until(core, at, || false).map(|_| ())
+    until(core, at, || false).map(|_| ())
 }
 
 /// All live cores meet. The last to arrive runs `last` before anyone goes on.

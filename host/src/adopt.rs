@@ -272,3 +272,30 @@ impl<'a, S: RegionSource> Live for Still<'a, S> {
         Pace { snapshot: Duration::from_secs(3600), ..Pace::memory(prefix) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sparse::tests::{all_calls, captured_calls, directory_of, region, without};
+    use crate::sparse::unknown_call;
+
+    #[test]
+    fn what_cores_did_and_called_goes_into_the_capture_and_what_did_not_come_stays_unknown() {
+        let region = region(1);
+        let calls = directory_of(&region).sections.calls;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("capture.mcap");
+        let collected = |hole: std::ops::Range<u64>| {
+            let mut source = without(&region, &[hole]);
+            source.settle().expect("plausible");
+            let origin = Origin { source: "memory", out: Some(path.clone()), ..Origin::default() };
+            let finished = collect(&mut source, &origin, &mut |_| ()).expect("is collected");
+            assert_eq!(finished.capture, path);
+            captured_calls(&path)
+        };
+        assert_eq!(collected(0..0), all_calls());
+        let (live, mut descriptors) = all_calls();
+        descriptors[7] = unknown_call();
+        assert_eq!(collected(calls + 7 * 64 + 5..calls + 7 * 64 + 6), (live, descriptors));
+    }
+}

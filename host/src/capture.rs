@@ -11,6 +11,7 @@
 //! | `LOST` | records of a lane that were missed, and why |
 //! | `SNAP` | a piece of a snapshot: the region without its records |
 //! | `TEXT` | console output |
+//! | `PICT` | where the cores stood when the run was cut short, as JSON |
 //! | `DONE` | [`Ending`] as JSON |
 //!
 //! A chunk holds either lane messages or others, never both: opening a capture reads a few bytes of each lane chunk.
@@ -31,6 +32,7 @@ use trace_ring::layout::{Context, LANES_PER_CORE};
 use trace_ring::reader::{self, Loss, RegionSource};
 use trace_ring::record::{FLAG_UNTIMED, Kind, RECORD_BYTES};
 
+use crate::monitor::CorePicture;
 use crate::plan::{Keep, PlanMeta};
 
 /// Bytes gathered before they are compressed and written out.
@@ -319,6 +321,7 @@ const LANE: [u8; 4] = *b"LANE";
 const LOST: [u8; 4] = *b"LOST";
 const SNAP: [u8; 4] = *b"SNAP";
 const TEXT: [u8; 4] = *b"TEXT";
+const PICT: [u8; 4] = *b"PICT";
 const DONE: [u8; 4] = *b"DONE";
 
 /// Bytes before the body of a message: tag, format, core, context, cause, two numbers, CRC.
@@ -602,6 +605,11 @@ impl CaptureWriter {
         self.other(Head::plain(TEXT), text.as_bytes())
     }
 
+    /// Where the cores stood when the run was cut short.
+    pub fn picture(&mut self, picture: &[CorePicture]) -> Result<(), CaptureError> {
+        self.other(Head::plain(PICT), &json(&picture))
+    }
+
     /// Writes the ending and closes the file: from here on it is whole.
     pub fn finish(mut self, ending: &Ending) -> Result<(), CaptureError> {
         // In the order of their lanes, as a reader expects records.
@@ -776,6 +784,7 @@ pub struct Capture {
     snapshot: Option<Vec<u8>>,
     attachments: Vec<(String, String, Place)>,
     console: String,
+    picture: Option<Vec<CorePicture>>,
     lane_chunks: Vec<Place>,
     damage: Damage,
 }
@@ -857,6 +866,7 @@ impl Capture {
             snapshot: found.snapshot,
             attachments: found.attachments,
             console: found.console,
+            picture: found.picture,
             lane_chunks: found.lane_chunks,
             damage: found.damage,
         })
@@ -880,6 +890,11 @@ impl Capture {
     /// What the console said, from its beginning.
     pub fn console(&self) -> &str {
         &self.console
+    }
+
+    /// Where the cores stood when the run was cut short; `None`: nobody looked.
+    pub fn picture(&self) -> Option<&[CorePicture]> {
+        self.picture.as_deref()
     }
 
     /// Names and media types of the attachments.
@@ -907,11 +922,23 @@ impl Capture {
 
     /// Hands all lane batches to `visit`, in the order of the file, in bounded memory. Bad chunks are skipped and counted.
     pub fn lanes(&self, mut visit: impl FnMut(Batch<'_>)) -> Result<Damage, CaptureError> {
+        self.lanes_while(|batch| {
+            visit(batch);
+            true
+        })
+    }
+
+    /// The same, until `visit` says no.
+    pub fn lanes_while(&self, mut visit: impl FnMut(Batch<'_>) -> bool) -> Result<Damage, CaptureError> {
         let read = |error| CaptureError::Read { path: self.path.clone(), error };
         let mut file = File::open(&self.path).map_err(read)?;
         let mut damage = self.damage;
         let mut records = Vec::new();
+        let mut more = true;
         for place in &self.lane_chunks {
+            if !more {
+                break;
+            }
             let bytes = read_place(&mut file, *place).map_err(read)?;
             let whole = messages(&bytes, |message| {
                 match Head::decode(message) {
@@ -920,15 +947,18 @@ impl Capture {
                         match head.tag {
                             LANE => {
                                 unfold(body, &mut records);
-                                visit(Batch::Records { core, context, first, bytes: &records });
+                                more = visit(Batch::Records { core, context, first, bytes: &records });
                             }
-                            LOST => visit(Batch::Lost { core, context, first, count, cause: loss_from(head.cause) }),
+                            LOST => {
+                                let cause = loss_from(head.cause);
+                                more = visit(Batch::Lost { core, context, first, count, cause });
+                            }
                             _ => {}
                         }
                     }
                     _ => damage.messages += 1,
                 }
-                true
+                more
             });
             if !whole {
                 damage.chunks += 1;
@@ -948,6 +978,7 @@ struct Found {
     partial: Vec<u8>,
     attachments: Vec<(String, String, Place)>,
     console: String,
+    picture: Option<Vec<CorePicture>>,
     lane_chunks: Vec<Place>,
     damage: Damage,
     newer: Option<u32>,
@@ -992,6 +1023,10 @@ impl Found {
                 let room = CONSOLE_LIMIT.saturating_sub(self.console.len());
                 self.console.extend(String::from_utf8_lossy(body).chars().take(room));
             }
+            PICT => match serde_json::from_slice(body) {
+                Ok(picture) => self.picture = Some(picture),
+                Err(_) => self.damage.messages += 1,
+            },
             SNAP => {
                 if head.first == 0 {
                     self.partial.clear();

@@ -9,13 +9,15 @@ use trace_ring::plan::{Policy, TraceLevel};
 
 use crate::adopt::Origin;
 use crate::error::Failure;
+use crate::export::Format;
 use crate::fault::Fault;
 use crate::image::{self, Addresses, Results, Rings};
+use crate::inspect;
 use crate::machine::{Accelerator, MachineError, MachineRequest};
 use crate::memory::Memory;
 use crate::plan::{CoreList, DEFAULT_RING_MEMORY, Keep, PlanRequest};
 use crate::probe;
-use crate::run::Request;
+use crate::run::{OnHang, Request};
 use crate::serial;
 use crate::sparse::Want;
 
@@ -67,6 +69,17 @@ pub enum Verb {
          ipiscope report --memory dump.bin@0x40000000\n  ipiscope report --memory gdb:localhost:3333\n\n{EXIT_CODES}"
     ))]
     Report(Box<ReportArguments>),
+    /// Look inside a target: where each core stands, what it waits for, what waits on its call queue, what it did last.
+    #[command(after_help = format!(
+        "Examples:\n  ipiscope inspect runs/first.mcap\n  ipiscope inspect --live\n  ipiscope inspect --live 4711 --last 20 --json cores.json\n  \
+         ipiscope inspect --memory dump.bin@0x40000000\n  ipiscope inspect --board imx8mp-evk --halt\n\n{EXIT_CODES}"
+    ))]
+    Inspect(Box<InspectArguments>),
+    /// Write a capture's records in the format of another tool.
+    #[command(after_help = format!(
+        "Examples:\n  ipiscope export runs/first.mcap --to ftrace\n  ipiscope export runs/first.mcap --to ftrace --ns --out first.trace.txt\n\n{EXIT_CODES}"
+    ))]
+    Export(Box<ExportArguments>),
     /// List the built-in plans, or print one as a job file to start from.
     #[command(after_help = "Example:\n  ipiscope plans matrix > mine.toml && ipiscope qemu --plan mine.toml")]
     Plans {
@@ -355,6 +368,80 @@ pub struct ReportArguments {
     pub showing: Showing,
 }
 
+/// `export`.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// The capture.
+    pub capture: PathBuf,
+    /// The format: ftrace (text as Linux's trace file has it).
+    #[arg(long, value_name = "FORMAT")]
+    pub to: Format,
+    /// Write to a file [default: standard output].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Times with nine digits behind the second, not six.
+    #[arg(long)]
+    pub ns: bool,
+}
+
+/// `inspect`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["capture", "memory", "live", "board"])))]
+pub struct InspectArguments {
+    /// A capture: its newest snapshot, and where the cores stood if the run was cut short.
+    pub capture: Option<PathBuf>,
+    /// Memory that was taken otherwise: FILE@ADDRESS (a raw dump and the address of its first byte) or gdb:HOST:PORT@ADDRESS
+    /// (a GDB server; the address may be left out).
+    #[arg(long, value_name = "FILE@ADDRESS")]
+    pub memory: Option<Memory>,
+    /// A run on QEMU that goes on: by the process id of its host or of QEMU, or by its scratch folder [default: the only one].
+    #[arg(long, value_name = "PID|FOLDER", num_args = 0..=1, default_missing_value = "")]
+    pub live: Option<String>,
+    /// A board behind a debug probe, whose firmware runs: nothing is written, and nobody is halted without --halt.
+    #[arg(long, value_name = "NAME")]
+    pub board: Option<String>,
+    /// The probe, as VID:PID or VID:PID:SERIAL [default: the only one].
+    #[arg(long, value_name = "SELECTOR", requires = "board")]
+    pub probe: Option<String>,
+    /// Halt each core for a moment to read its registers; all at once for the whole look where no memory access port is.
+    #[arg(long, requires = "board")]
+    pub halt: bool,
+    /// Where the image of the target lies [default: memory is searched].
+    #[arg(long, value_name = "ADDRESS", value_parser = number, requires = "board")]
+    pub at: Option<u64>,
+    /// The wire [default: the board file's].
+    #[arg(long, value_name = "WIRE", value_parser = wire(), requires = "board")]
+    pub protocol: Option<boards::Wire>,
+    /// The wire's clock, kHz [default: the board file's].
+    #[arg(long, value_name = "KHZ", value_parser = clap::value_parser!(u32).range(1..), requires = "board")]
+    pub speed: Option<u32>,
+    /// The firmware that runs there (image or ELF), for symbols, where the source does not hold it.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["capture", "live"])]
+    pub firmware: Option<PathBuf>,
+    /// Events that are shown of each core.
+    #[arg(long, value_name = "N", default_value_t = inspect::LAST as u16)]
+    pub last: u16,
+    /// Write the inspection as JSON to a file; `-`: to standard output, in place of the text.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl InspectArguments {
+    /// What is asked of a probe.
+    pub fn request(&self) -> probe::Look {
+        probe::Look {
+            board: self.board.clone().unwrap_or_default(),
+            probe: self.probe.clone(),
+            wire: self.protocol,
+            speed_khz: self.speed,
+            at: self.at,
+            halt: self.halt,
+            firmware: self.firmware.clone(),
+            last: self.last.into(),
+        }
+    }
+}
+
 /// What a plan is made of, on every verb that compiles one.
 #[derive(Clone, Debug, Args)]
 pub struct PlanArguments {
@@ -373,12 +460,16 @@ pub struct PlanArguments {
     /// Records that the capture keeps: all, worst:N or none. Counters are always whole.
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub keep: Keep,
-    /// Put a fault in: drop:FROM:TO:RATE, late:CORE:TICKS, mask:CORE:TICKS, dead:CORE, crash:CORE or overflow:CORE. Can be given again.
+    /// Put a fault in: drop:FROM:TO:RATE, late:CORE:TICKS, mask:CORE:TICKS, dead:CORE, crash:CORE or overflow:CORE; in plans that
+    /// call functions slow-callback:CORE:TICKS, stuck:CORE:NTH or csd-lock:CORE:NTH (NTH may be left out). Can be given again.
     #[arg(long, value_name = "FAULT")]
     pub inject: Vec<Fault>,
-    /// What is recorded.
-    #[arg(long, value_name = "LEVEL", default_value = "ipi", value_parser = level())]
-    pub level: TraceLevel,
+    /// What is recorded [default: what the plan says, else `calls` for plans that use the call layer, `ipi` for others].
+    #[arg(long, value_name = "LEVEL", value_parser = level())]
+    pub level: Option<TraceLevel>,
+    /// Record the frames of every call's sender (plans that use the call layer).
+    #[arg(long)]
+    pub backtrace: bool,
     /// What a full ring does.
     #[arg(long, value_name = "POLICY", default_value = "overwrite", value_parser = policy())]
     pub policy: Policy,
@@ -404,6 +495,7 @@ impl PlanArguments {
             keep: self.keep,
             faults: self.inject.clone(),
             level: self.level,
+            backtrace: self.backtrace,
             policy: self.policy,
             trigger: self.trigger,
             ring_records: self.ring_records,
@@ -449,6 +541,9 @@ pub struct QemuArguments {
     /// Say on standard error how long each step took.
     #[arg(long)]
     pub timings: bool,
+    /// When a run ends because somebody hangs: report alone, or also print where all cores stand, on standard error.
+    #[arg(long, value_name = "WHAT", default_value = "report")]
+    pub on_hang: OnHang,
     /// How the report is shown.
     #[command(flatten)]
     pub showing: Showing,
@@ -473,6 +568,7 @@ impl QemuArguments {
             firmware: self.firmware.clone(),
             out: self.out.clone(),
             tags: self.tag.iter().cloned().collect(),
+            on_hang: self.on_hang,
         }
     }
 }
@@ -543,10 +639,11 @@ fn wire() -> impl clap::builder::TypedValueParser<Value = boards::Wire> {
 }
 
 fn level() -> impl clap::builder::TypedValueParser<Value = TraceLevel> {
-    const VALUES: [(&str, TraceLevel); 3] = [
+    const VALUES: [(&str, TraceLevel); 4] = [
         (TraceLevel::Ipi.name(), TraceLevel::Ipi),
         (TraceLevel::Off.name(), TraceLevel::Off),
         (TraceLevel::Stages.name(), TraceLevel::Stages),
+        (TraceLevel::Calls.name(), TraceLevel::Calls),
     ];
     named(&VALUES)
 }
@@ -610,10 +707,25 @@ mod tests {
         assert_eq!(request.plan.from, Some(CoreList(vec![0, 1])));
         assert_eq!(request.plan.keep, Keep::Worst(10));
         assert_eq!(request.plan.faults.len(), 2);
-        assert_eq!((request.plan.level, request.plan.policy), (TraceLevel::Stages, Policy::Trigger));
+        assert_eq!((request.plan.level, request.plan.policy), (Some(TraceLevel::Stages), Policy::Trigger));
         assert_eq!(request.plan.trigger, Some(Duration::from_micros(50)));
         assert_eq!(request.plan.ring_memory_cap, 64 << 20);
         assert_eq!(request.tags.get("lot").map(String::as_str), Some("3=x"));
+    }
+
+    #[test]
+    fn the_level_is_the_plan_s_where_nobody_names_one() {
+        let plan = |line: &str| match Cli::try_parse_from(line.split_whitespace()).expect("parses").verb {
+            Verb::Qemu(arguments) => arguments.request().plan,
+            _ => panic!("another verb"),
+        };
+        let usual = plan("ipiscope qemu");
+        assert_eq!((usual.level, usual.backtrace), (None, false));
+        let line = "ipiscope qemu --plan calls --level calls --backtrace --inject stuck:2 --inject csd-lock:1:4";
+        let asked = plan(line);
+        assert_eq!((asked.level, asked.backtrace), (Some(TraceLevel::Calls), true));
+        let faults: Vec<String> = asked.faults.iter().map(ToString::to_string).collect();
+        assert_eq!(faults, ["stuck:2", "csd-lock:1:4"]);
     }
 
     #[test]

@@ -4,25 +4,35 @@
 //! its answer or an answer for its message, never the whole capture for its end. Counts come from the target's own counters
 //! where a snapshot of them is whole; records add exact latencies and evidence, and stand in where there is no snapshot.
 //!
+//! A core sends from its thread and, in plans that call, from its IRQ handler too: its numbers then come out of order, and an
+//! answer waits until both lanes have passed its message's time before it is settled without it. So the order in which lanes
+//! were drained changes nothing.
+//!
 //! For every pair slot, always: `sent = delivered + coalesced + lost + misrouted + in_flight + unknown`.
+
+pub mod calls;
+pub mod stages;
 
 use std::collections::{HashMap, VecDeque};
 
 use serde::Serialize;
+use trace_ring::calls::{CallDescriptor, Delivery, IpiKind, LiveEntry};
 use trace_ring::histogram;
 use trace_ring::layout::{
     Context, CoreEntry, Directory, FaultEntry, HeadLine, LANES_PER_CORE, MAX_CORES, NO_HISTOGRAM, PairSlot,
-    PhaseResult, Status, Truth, run_state,
+    PhaseResult, Status, Truth, clock_flag, core_state, run_state,
 };
-use trace_ring::plan::{Plan, TraceLevel};
+use trace_ring::plan::{Plan, PlanSlot, TraceLevel, plan_flag};
 use trace_ring::reader::{Loss, Region};
 use trace_ring::record::{
-    Event, FLAG_DELIVERED, FLAG_STATE_MASK, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING,
-    RECORD_BYTES, ReceiverState, Record, Retired,
+    Event, FLAG_DELIVERED, FLAG_NMI, FLAG_PSEUDO_NMI, FLAG_STATE_MASK, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ACTIVE,
+    PROBE_ENABLED, PROBE_PENDING, RECORD_BYTES, ReceiverState, Record, Retired,
 };
 use zerocopy::IntoBytes;
 
-use crate::capture::{Batch, Capture, CaptureError, Damage, PLAN_ATTACHMENT};
+use crate::capture::{Batch, Capture, CaptureError, Damage, Ended, PLAN_ATTACHMENT};
+use crate::correlate::calls::{CallJoiner, Calls};
+use crate::correlate::stages::{BUSY, Interrupts, StageFigures};
 use crate::plan::Keep;
 use crate::stats::{Figures, Samples, Summary};
 
@@ -38,8 +48,14 @@ const MOST_EVIDENCE: usize = 65_536;
 /// Broadcasts of one sender that are remembered.
 const MOST_BROADCASTS: usize = 1 << 20;
 
-/// INTIDs that a flow may have: plans measure fewer.
+/// INTIDs that a flow may have.
 const INTIDS: usize = 8;
+
+/// Gaps between settled numbers that are remembered for each flow.
+const MOST_HOLES: usize = 1024;
+
+/// Retirements that wait in each flow: each has cost its sender T.
+const MOST_RETIREMENTS: usize = 256;
 
 /// Where counts come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -126,6 +142,10 @@ pub struct Slot {
     pub intid: u8,
     /// The receiver's state.
     pub state: ReceiverState,
+    /// What its SGIs ask for; `None`: bare SGIs.
+    pub kind: Option<IpiKind>,
+    /// How most of its interrupts came; `None` where no record says.
+    pub delivery: Option<Delivery>,
     /// What became of its messages.
     pub counts: Counts,
     /// Latencies in ticks.
@@ -136,8 +156,35 @@ pub struct Slot {
     pub exact: bool,
     /// The greatest latency among the records: when it was taken (ticks), and how long.
     pub worst: Option<(u64, u64)>,
+    /// What remains of the latencies without the waits that the receiver's own handler explains; `None` where there is no
+    /// such wait among the records.
+    pub free: Option<Free>,
     /// What probes saw.
     pub probes: Probes,
+}
+
+/// Latencies without the waits for a handler at work.
+#[derive(Clone, Debug)]
+pub struct Free {
+    /// Their figures, ticks; `None`: all of them waited for a handler.
+    pub latency: Option<Summary>,
+    /// What the figures are of.
+    pub figures: Figures,
+}
+
+impl Slot {
+    /// The latency that speaks of the receiver and the way to it, not of the handler that was at work there.
+    pub fn judged(&self) -> Option<Summary> {
+        match &self.free {
+            Some(free) => free.latency,
+            None => self.latency,
+        }
+    }
+
+    /// How many of those latencies lie above a number of ticks.
+    pub fn judged_above(&self, ticks: u64) -> u64 {
+        self.free.as_ref().map_or(&self.figures, |free| &free.figures).above(ticks)
+    }
 }
 
 /// An acknowledge that no message explains.
@@ -209,6 +256,11 @@ pub struct LaneTally {
 }
 
 impl LaneTally {
+    /// Records that the target has written, as far as is known.
+    pub const fn written(&self) -> u64 {
+        self.next
+    }
+
     /// All that was missed.
     pub const fn lost(&self) -> u64 {
         self.lapped.saturating_add(self.torn).saturating_add(self.dropped).saturating_add(self.missing)
@@ -232,6 +284,10 @@ pub struct View {
     pub truth: Vec<Truth>,
     /// Exceptions and panics.
     pub faults: Vec<FaultEntry>,
+    /// What each core does.
+    pub live: Vec<LiveEntry>,
+    /// Call descriptors; none where the plan does not call.
+    pub descriptors: Vec<CallDescriptor>,
     /// Nothing was written after it was taken.
     pub quiescent: bool,
 }
@@ -255,8 +311,12 @@ pub struct Ipis {
     pub misrouted: Vec<Misrouted>,
     /// Messages that were given up, the first ones.
     pub given_up: Vec<GivenUp>,
-    /// Stages of the interrupts of each core, where they were recorded (level `stages`).
-    pub stages: Vec<Stages>,
+    /// Stages of interrupts and calls, where they were recorded (levels `stages` and `calls`).
+    pub stages: Vec<StageFigures>,
+    /// Calls, where the plan calls and every record was kept.
+    pub calls: Option<Calls>,
+    /// The newest time in any record, ticks.
+    pub latest: u64,
     /// Lanes, [`LANES_PER_CORE`] a core.
     pub lanes: Vec<LaneTally>,
     /// Records in the capture that are ones.
@@ -298,6 +358,8 @@ fn view(capture: &Capture, notes: &mut Vec<String>) -> Option<View> {
             phases: region.phases(&mut source)?,
             truth: region.truth(&mut source)?,
             faults: region.faults(&mut source)?,
+            live: region.live(&mut source)?,
+            descriptors: region.descriptors(&mut source)?,
             quiescent: matches!(status.state, run_state::ENDED | run_state::ABORTED),
         })
     };
@@ -320,16 +382,55 @@ struct Sent {
     slot: u32,
 }
 
+/// No slot: the record that names it is missing.
+const NO_SLOT: u32 = u32::MAX;
+
+/// A message of a send to many that waits for its answer: its number is not known, its time lies within a span.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    t: u64,
+    end: u64,
+    slot: u32,
+}
+
+impl Span {
+    const fn holds(&self, t: u64) -> bool {
+        self.t <= t && t <= self.end
+    }
+}
+
 /// An answer, or a retirement, that waits for its message.
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     t: u64,
     /// Of an answer: the message's send time. Of a retirement: how many messages, and what the sender saw.
     arg: u64,
+    /// Of an answer: its latency without the wait that the receiver's handler explains, [`BUSY`] where it explains most.
+    free: u64,
     msg: u32,
     extra: u8,
     flags: u8,
     retirement: bool,
+}
+
+impl Answer {
+    const fn timed(&self) -> bool {
+        self.flags & FLAG_UNTIMED == 0
+    }
+
+    /// The message's send time, or one that is known to lie before it.
+    const fn sent(&self) -> u64 {
+        if self.timed() { self.arg } else { self.t }
+    }
+
+    /// Older messages that went with the newest; `None`: more than the record can say.
+    const fn older(&self) -> Option<u32> {
+        match (self.retirement, self.extra) {
+            (true, _) => Some((self.arg as u32).saturating_sub(1)),
+            (false, u8::MAX) => None,
+            (false, extra) => Some(extra as u32),
+        }
+    }
 }
 
 /// One (from, to, INTID).
@@ -338,13 +439,109 @@ struct Flow {
     from: u16,
     to: u16,
     intid: u8,
+    /// By number.
     sent: VecDeque<Sent>,
+    /// By time.
+    spans: VecDeque<Span>,
+    /// By number.
     answers: VecDeque<Answer>,
     retirements: VecDeque<Answer>,
-    /// The newest message that was answered.
-    answered: u32,
+    /// The newest message that was answered or given up.
+    settled: Option<u32>,
+    /// Numbers before it that were not, first and last of each run.
+    holes: Vec<(u32, u32)>,
+    /// It stands in its sender's list of flows that wait.
+    listed: bool,
     /// Slots of this flow, for answers whose message is not in the records.
     slots: Vec<u32>,
+}
+
+/// Where an answer's own message stands.
+#[derive(Clone, Copy, Debug)]
+enum Own {
+    Sent(usize),
+    Span(usize),
+}
+
+impl Flow {
+    fn waits(&self) -> bool {
+        !self.answers.is_empty() || !self.retirements.is_empty()
+    }
+
+    /// Whether a message was answered or given up before its own record came.
+    fn is_settled(&self, msg: u32) -> bool {
+        let Some(settled) = self.settled else { return false };
+        !after(msg, settled) && !self.holes.iter().any(|(first, last)| !after(*first, msg) && !after(msg, *last))
+    }
+
+    /// Marks `count` messages up to the newest as settled; `false`: the newest was already.
+    fn settle(&mut self, newest: u32, count: u32) -> bool {
+        let first = newest.wrapping_sub(count - 1);
+        let Some(settled) = self.settled else {
+            self.settled = Some(newest);
+            if first != 1 {
+                // Nobody has seen what came before.
+                self.holes.push((first.wrapping_sub(1 << 30), first.wrapping_sub(1)));
+            }
+            return true;
+        };
+        if after(newest, settled) {
+            if after(first, settled.wrapping_add(1)) {
+                self.holes.push((settled.wrapping_add(1), first.wrapping_sub(1)));
+                if self.holes.len() > MOST_HOLES {
+                    self.holes.remove(0);
+                }
+            }
+            self.settled = Some(newest);
+            return true;
+        }
+        let hole = self.holes.iter().rposition(|(low, high)| !after(*low, newest) && !after(newest, *high));
+        let Some(at) = hole else { return false };
+        let (low, high) = self.holes.remove(at);
+        if after(high, newest) {
+            self.holes.insert(at, (newest.wrapping_add(1), high));
+        }
+        if after(first, low) {
+            self.holes.insert(at, (low, first.wrapping_sub(1)));
+        }
+        true
+    }
+
+    /// How many messages with a number came, up to this one.
+    fn upto(&self, newest: u32) -> usize {
+        match self.sent.front() {
+            Some(first) if first.msg == newest => 1,
+            Some(first) if after(first.msg, newest) => 0,
+            _ => self.sent.partition_point(|sent| !after(sent.msg, newest)),
+        }
+    }
+
+    /// The message that an answer names. `all`: no other is still to come, so that a retirement may take one of a send to many.
+    fn own(&self, answer: &Answer, all: bool) -> Option<Own> {
+        if let Some(at) = self.upto(answer.msg).checked_sub(1)
+            && self.sent.get(at).is_some_and(|sent| sent.msg == answer.msg)
+        {
+            return Some(Own::Sent(at));
+        }
+        if self.spans.is_empty() {
+            return None;
+        }
+        let upto = |t: u64| self.spans.partition_point(|span| span.t <= t);
+        let at = match (answer.retirement, answer.timed()) {
+            (true, _) if all => upto(answer.t).checked_sub(1)?,
+            (true, _) => return None,
+            // Answered before its time stood in memory: the next one that was sent.
+            (false, false) => self.spans.iter().position(|span| span.end >= answer.t)?,
+            (false, true) => {
+                let upto = upto(answer.arg);
+                let holds = |at: &usize| self.spans.get(*at).is_some_and(|span| span.holds(answer.arg));
+                // Spans may share a tick: an answer to one message takes the older, one to several the newer.
+                let mut holding = (upto.saturating_sub(2)..upto).filter(holds);
+                if answer.extra == 0 { holding.next()? } else { holding.next_back()? }
+            }
+        };
+        Some(Own::Span(at))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -352,45 +549,6 @@ struct Broadcast {
     t: u64,
     window: u64,
     slot: u32,
-}
-
-/// How long the stages of one core's interrupts took, ticks.
-#[derive(Clone, Debug)]
-pub struct Stages {
-    /// From the vector's stamp to after the acknowledge.
-    pub entry_to_acknowledge: Samples,
-    /// From there to after the end of interrupt.
-    pub acknowledge_to_end: Samples,
-    /// The stamp after the acknowledge of the interrupt whose records are being read, and whether its entry was seen.
-    open: Option<(u64, bool)>,
-}
-
-impl Stages {
-    fn new() -> Self {
-        const KEPT: usize = 1 << 16;
-        Stages { entry_to_acknowledge: Samples::new(KEPT), acknowledge_to_end: Samples::new(KEPT), open: None }
-    }
-
-    /// One record of the IRQ lane: the acknowledge's stamp comes first, then what was received, then the end's stamp.
-    fn see(&mut self, event: &Event) {
-        match (event.kind, event.extra) {
-            (Kind::Stage, 0) => self.open = Some((event.t, false)),
-            (Kind::Stage, _) => {
-                if let Some(took) = self.open.take().and_then(|(acknowledged, _)| event.t.checked_sub(acknowledged)) {
-                    self.acknowledge_to_end.push(took);
-                }
-            }
-            (Kind::Receive | Kind::ReceiveEmpty, _) => {
-                if let Some((acknowledged, entered @ false)) = &mut self.open {
-                    *entered = true;
-                    if let Some(took) = acknowledged.checked_sub(event.t) {
-                        self.entry_to_acknowledge.push(took);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
 }
 
 /// What a receiver has to explain, for one INTID.
@@ -408,8 +566,23 @@ struct Receiver {
 struct Tally {
     counts: Counts,
     samples: Samples,
+    /// Latencies without waits that the receiver's handler explains, once there was one.
+    free: Option<Samples>,
     worst: Option<(u64, u64)>,
     probes: Probes,
+    /// Interrupts by [`Delivery`].
+    deliveries: [u64; 3],
+}
+
+/// The constant part of a pair slot.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    from: u16,
+    to: u16,
+    phase: u16,
+    intid: u8,
+    state: ReceiverState,
+    kind: Option<IpiKind>,
 }
 
 struct Joiner {
@@ -420,14 +593,23 @@ struct Joiner {
     flows: Vec<Flow>,
     flow_slots: HashMap<usize, Vec<u32>>,
     broadcasts: HashMap<(u16, u8), VecDeque<Broadcast>>,
-    /// Flows of each sender with answers that may be those of a broadcast.
+    /// Flows of each sender with answers whose message has not come.
     waiting: Vec<Vec<u32>>,
+    /// The newest time in each lane.
+    seen: Vec<u64>,
+    /// The number behind the last record of each lane that the capture can hold; `u64::MAX` where nobody knows.
+    written: Vec<u64>,
+    /// The plan uses kinds and calls: IRQ handlers send, too.
+    calling: bool,
+    /// Words of a send to many whose call site has not come yet, by core, for the thread's lane and the IRQ handler's.
+    masks: Vec<[Vec<Event>; 2]>,
     /// By core and INTID.
     receivers: Vec<Receiver>,
-    slots: Vec<(u16, u16, u16, u8, ReceiverState)>,
+    slots: Vec<Place>,
     tallies: Vec<Tally>,
     held: usize,
-    stages: Vec<Stages>,
+    interrupts: Interrupts,
+    calls: Option<CallJoiner>,
     receptions: Vec<Reception>,
     duplicate: u64,
     spurious: u64,
@@ -451,7 +633,7 @@ const fn after(a: u32, b: u32) -> bool {
 impl Joiner {
     fn new(capture: &Capture, view: Option<&View>) -> Self {
         let info = capture.info();
-        let slots = slot_table(capture);
+        let (slots, calling) = slot_table(capture);
         let asked = usize::from(info.cores).max(usize::from(info.plan.cores));
         let known = view.map_or(0, |view| view.directory.core_count as usize);
         let cores = asked.max(known).clamp(1, MAX_CORES);
@@ -460,10 +642,15 @@ impl Joiner {
         let limit = (MOST_VALUES / slots.len().max(1)).clamp(1024, 1 << 20);
         let mut flow_slots: HashMap<usize, Vec<u32>> = HashMap::new();
         for (slot, index) in slots.iter().zip(0..) {
-            if usize::from(slot.0) < cores && usize::from(slot.1) < cores && usize::from(slot.3) < INTIDS {
-                flow_slots.entry(flow_key(cores, slot.0, slot.1, slot.3)).or_default().push(index);
+            if usize::from(slot.from) < cores && usize::from(slot.to) < cores && usize::from(slot.intid) < INTIDS {
+                flow_slots.entry(flow_key(cores, slot.from, slot.to, slot.intid)).or_default().push(index);
             }
         }
+        let keeps_all = info.plan.keep == Keep::All;
+        // Records of the call layer have these kinds, whatever slots the plan has.
+        let called = [IpiKind::CallFunction, IpiKind::IrqWork].into_iter().filter(|_| calling);
+        let interrupts = Interrupts::new(cores, slots.iter().filter_map(|slot| slot.kind).chain(called));
+        let calls = (calling && keeps_all).then(|| CallJoiner::new(cores, slack(view)));
         Joiner {
             cores,
             lanes: vec![LaneTally::default(); cores * LANES_PER_CORE],
@@ -472,19 +659,26 @@ impl Joiner {
             flow_slots,
             broadcasts: HashMap::new(),
             waiting: vec![Vec::new(); cores],
+            seen: vec![0; cores * LANES_PER_CORE],
+            written: written(capture, cores),
+            calling,
+            masks: std::iter::repeat_with(Default::default).take(cores).collect(),
             receivers: std::iter::repeat_with(Receiver::default).take(cores * INTIDS).collect(),
             tallies: slots
                 .iter()
                 .map(|_| Tally {
                     counts: Counts::default(),
                     samples: Samples::new(limit),
+                    free: None,
                     worst: None,
                     probes: Probes::default(),
+                    deliveries: [0; 3],
                 })
                 .collect(),
             slots,
             held: 0,
-            stages: std::iter::repeat_with(Stages::new).take(cores).collect(),
+            interrupts,
+            calls,
             receptions: Vec::new(),
             duplicate: 0,
             spurious: 0,
@@ -493,7 +687,7 @@ impl Joiner {
             bad: 0,
             homeless: 0,
             overflowed: 0,
-            keeps_all: info.plan.keep == Keep::All,
+            keeps_all,
             timeout: ticks(info.plan.timeout_ns).max(1),
             probe: ticks(info.plan.probe_ns).max(1),
         }
@@ -503,9 +697,7 @@ impl Joiner {
         match batch {
             Batch::Records { core, context, first, bytes } => self.lane_records(core, context, first, bytes),
             Batch::Lost { core, context, first, count, cause } => {
-                if context == Context::Irq as u8 {
-                    self.forget_stage(core);
-                }
+                self.forget(core, context);
                 let Some(lane) = self.lane(core, context) else { return };
                 match cause {
                     Loss::Dropped => lane.dropped = lane.dropped.saturating_add(count),
@@ -536,48 +728,62 @@ impl Joiner {
         let skip = lane.next.saturating_sub(first).min(count);
         let gap = first.saturating_sub(lane.next);
         lane.missing = lane.missing.saturating_add(gap);
-        lane.next = lane.next.max(first.saturating_add(count));
-        if gap > 0 && context == Context::Irq as u8 {
-            self.forget_stage(core);
+        if gap > 0 {
+            self.forget(core, context);
         }
+        let place = usize::from(core) * LANES_PER_CORE + usize::from(context);
         let mut whole = 0;
         for (chunk, index) in bytes.chunks_exact(RECORD_BYTES as usize).zip(first..).skip(skip as usize) {
             let Some(chunk) = chunk.first_chunk() else { continue };
             match Record::from_bytes(chunk, index) {
                 Some(record) => {
                     whole += 1;
-                    if context == Context::Irq as u8
-                        && let Some(stages) = self.stages.get_mut(usize::from(core))
-                    {
-                        stages.see(&record.event);
+                    if let Some(seen) = self.seen.get_mut(place) {
+                        *seen = (*seen).max(record.event.t);
                     }
-                    self.record(core, &record);
+                    self.record(core, context, &record.event);
                 }
                 None => self.bad += 1,
             }
         }
         self.records += whole;
         if let Some(lane) = self.lane(core, context) {
+            // Only now: what waits for a lane's last record must not be settled before it.
+            lane.next = lane.next.max(first.saturating_add(count));
             lane.records += whole;
             lane.torn += count - skip - whole;
         }
-        // Answers that may be those of a broadcast which has come by now.
+        // Answers whose message would have come by now.
         if let Some(waiting) = self.waiting.get_mut(usize::from(core)).map(std::mem::take) {
             for flow in waiting {
-                self.advance(flow as usize, false);
+                if let Some(known) = self.flows.get_mut(flow as usize) {
+                    known.listed = false;
+                }
+                self.expire(flow as usize);
             }
         }
     }
 
-    /// Records of the core's IRQ lane are missing: what was under way has no end.
-    fn forget_stage(&mut self, core: u16) {
-        if let Some(stages) = self.stages.get_mut(usize::from(core)) {
-            stages.open = None;
+    /// Records of a lane are missing: what was under way in it has no end.
+    fn forget(&mut self, core: u16, context: u8) {
+        let nmi = context == Context::Nmi as u8;
+        if nmi || context == Context::Irq as u8 {
+            self.interrupts.forget(core, nmi);
+        }
+        if self.calling {
+            self.send_many(core, context, NO_SLOT);
+            if let Some(calls) = &mut self.calls {
+                calls.forget(core, context, &mut self.interrupts);
+            }
         }
     }
 
-    fn record(&mut self, core: u16, record: &Record) {
-        let event = record.event;
+    fn record(&mut self, core: u16, context: u8, event: &Event) {
+        let nmi = context == Context::Nmi as u8;
+        let mut free = event.t.wrapping_sub(event.arg);
+        if nmi || context == Context::Irq as u8 {
+            free = self.interrupts.see(core, nmi, event);
+        }
         match event.kind {
             Kind::Send if event.peer == PEER_ALL => {
                 let list = self.broadcasts.entry((core, event.intid)).or_default();
@@ -587,38 +793,24 @@ impl Joiner {
                 list.push_back(Broadcast { t: event.t, window: event.window(), slot: event.slot() });
             }
             Kind::Send => {
-                let Some(flow) = self.flow(core, event.peer, event.intid) else { return };
-                let sent = Sent { t: event.t, msg: event.msg, window: event.window(), slot: event.slot() };
-                if let Some(known) = self.flows.get_mut(flow) {
-                    known.sent.push_back(sent);
-                    self.held += 1;
-                    if !known.answers.is_empty() || !known.retirements.is_empty() {
-                        self.advance(flow, false);
-                    }
+                if let Some(calls) = &mut self.calls {
+                    calls.sent(core, context, event, &mut self.interrupts);
                 }
-                self.bound(flow);
+                let Some(flow) = self.flow(core, event.peer, event.intid) else { return };
+                self.sent(flow, Sent { t: event.t, msg: event.msg, window: event.window(), slot: event.slot() });
             }
             Kind::Receive => {
                 let Some(flow) = self.flow(event.peer, core, event.intid) else { return };
                 if let Some(receiver) = self.receiver(core, event.intid) {
                     receiver.answered = Some(event.t);
                 }
-                let (t, arg, msg, extra, flags) = (event.t, event.arg, event.msg, event.extra, event.flags);
-                if let Some(known) = self.flows.get_mut(flow) {
-                    known.answers.push_back(Answer { t, arg, msg, extra, flags, retirement: false });
-                    self.held += 1;
-                }
-                self.advance(flow, false);
-                self.bound(flow);
+                let Event { t, arg, msg, extra, flags, .. } = *event;
+                self.answered(flow, Answer { t, arg, free, msg, extra, flags, retirement: false });
             }
             Kind::Retire => {
                 let Some(flow) = self.flow(core, event.peer, event.intid) else { return };
-                let (t, arg, msg, extra) = (event.t, event.arg, event.msg, event.extra);
-                if let Some(known) = self.flows.get_mut(flow) {
-                    known.retirements.push_back(Answer { t, arg, msg, extra, flags: 0, retirement: true });
-                    self.held += 1;
-                }
-                self.advance(flow, false);
+                let Event { t, arg, msg, extra, .. } = *event;
+                self.answered(flow, Answer { t, arg, free: 0, msg, extra, flags: 0, retirement: true });
             }
             Kind::ReceiveEmpty => {
                 let Some(receiver) = self.receiver(core, event.intid) else {
@@ -635,18 +827,57 @@ impl Joiner {
             Kind::Probe => {
                 let Some(flow) = self.flow(core, event.peer, event.intid) else { return };
                 let slot = self.flows.get(flow).and_then(|flow| {
-                    flow.sent
-                        .iter()
-                        .rev()
-                        .find(|sent| sent.msg == event.msg)
-                        .map(|sent| sent.slot)
-                        .or(only(&flow.slots))
+                    let numbered = flow.sent.iter().rev().find(|sent| sent.msg == event.msg).map(|sent| sent.slot);
+                    let before = flow.spans.partition_point(|span| span.t <= event.t).checked_sub(1);
+                    let many = before.and_then(|at| flow.spans.get(at)).map(|span| span.slot);
+                    numbered.or(many).filter(|slot| *slot != NO_SLOT).or(only(&flow.slots))
                 });
                 if let Some(tally) = slot.and_then(|slot| self.tallies.get_mut(slot as usize)) {
                     tally.probes.see(event.arg);
                 }
             }
+            _ if self.calling => self.call_record(core, context, event),
             _ => {}
+        }
+    }
+
+    /// Records of the call layer.
+    fn call_record(&mut self, core: u16, context: u8, event: &Event) {
+        match event.kind {
+            Kind::SendMask => {
+                let lanes = self.masks.get_mut(usize::from(core));
+                let words = lanes.and_then(|lanes| lanes.get_mut(usize::from(context)));
+                if let Some(words) = words.filter(|words| words.len() < MAX_CORES / 64) {
+                    words.push(*event);
+                }
+            }
+            Kind::CallSite => self.send_many(core, context, event.msg),
+            _ => {}
+        }
+        let (Some(calls), stages) = (&mut self.calls, &mut self.interrupts) else { return };
+        match event.kind {
+            Kind::Queued => calls.queued(core, context, event, stages),
+            Kind::SendMask => calls.sent_many(core, context, event, stages),
+            Kind::FunctionEntry => calls.entry(core, event, stages),
+            Kind::FunctionExit => calls.exit(core, event, stages),
+            Kind::CallWait => calls.waited(core, event),
+            Kind::Phase => calls.saved(core, context, stages),
+            _ => {}
+        }
+    }
+
+    /// A send to many is whole: each of its targets has a message. `row`: the pair slot of core 0.
+    fn send_many(&mut self, core: u16, context: u8, row: u32) {
+        let lanes = self.masks.get_mut(usize::from(core));
+        let Some(words) = lanes.and_then(|lanes| lanes.get_mut(usize::from(context))) else { return };
+        for word in std::mem::take(words) {
+            let end = if word.msg == u32::MAX { u64::MAX } else { word.t.saturating_add(word.msg.into()) };
+            for bit in (0..64_u16).filter(|bit| word.arg >> bit & 1 == 1) {
+                let to = word.peer.saturating_add(bit);
+                let Some(flow) = self.flow(core, to, word.intid) else { continue };
+                let slot = if row == NO_SLOT { row } else { row.saturating_add(to.into()) };
+                self.spanned(flow, Span { t: word.t, end, slot });
+            }
         }
     }
 
@@ -672,45 +903,173 @@ impl Joiner {
                 to,
                 intid,
                 sent: VecDeque::new(),
+                spans: VecDeque::new(),
                 answers: VecDeque::new(),
                 retirements: VecDeque::new(),
-                answered: 0,
+                settled: None,
+                holes: Vec::new(),
+                listed: false,
                 slots,
             });
         }
         Some(*index as usize)
     }
 
-    /// Joins what can be joined. `last`: nothing more will come.
-    fn advance(&mut self, flow: usize, last: bool) {
-        loop {
-            let Some(known) = self.flows.get(flow) else { return };
-            // A retirement stands behind its message in the same lane: it never waits.
-            let Some(answer) = known.retirements.front().or(known.answers.front()).copied() else { return };
-            let newest = answer.msg;
-            // How many messages came up to it, and whether its own is among them.
-            let upto = match known.sent.front() {
-                Some(first) if first.msg == newest => 1,
-                Some(first) if after(first.msg, newest) => 0,
-                _ => known.sent.partition_point(|sent| !after(sent.msg, newest)),
-            };
-            let own = upto.checked_sub(1).and_then(|at| known.sent.get(at)).filter(|sent| sent.msg == newest).copied();
-            let later = upto < known.sent.len();
-            let (from, to, intid) = (known.from, known.to, known.intid);
-            let mut broadcast = None;
-            if own.is_none() {
-                broadcast = self.broadcast(from, intid, &answer);
-                if !answer.retirement && !later && !last && broadcast.is_none() {
-                    // Its send may still come, as a broadcast perhaps.
-                    if let Some(waiting) = self.waiting.get_mut(usize::from(from))
-                        && waiting.last() != Some(&(flow as u32))
-                    {
-                        waiting.push(flow as u32);
-                    }
-                    return;
-                }
+    /// A message to one core.
+    fn sent(&mut self, flow: usize, sent: Sent) {
+        let Some(known) = self.flows.get_mut(flow) else { return };
+        if known.is_settled(sent.msg) {
+            return; // counted with the newer message that was answered
+        }
+        match known.sent.back() {
+            Some(last) if !after(sent.msg, last.msg) => {
+                let at = known.sent.partition_point(|other| !after(other.msg, sent.msg));
+                known.sent.insert(at, sent);
             }
-            self.settle(flow, answer, own, upto, broadcast, to);
+            _ => known.sent.push_back(sent),
+        }
+        self.held += 1;
+        if known.waits() {
+            let at = known.answers.partition_point(|answer| after(sent.msg, answer.msg));
+            self.settle_ready(flow, at);
+        }
+        self.bound(flow);
+    }
+
+    /// A message of a send to many.
+    fn spanned(&mut self, flow: usize, span: Span) {
+        let Some(known) = self.flows.get_mut(flow) else { return };
+        match known.spans.back() {
+            Some(last) if span.t < last.t => {
+                let at = known.spans.partition_point(|other| other.t <= span.t);
+                known.spans.insert(at, span);
+            }
+            _ => known.spans.push_back(span),
+        }
+        self.held += 1;
+        if known.waits() {
+            // The answer that names it, or the first that it may have gone with; before those, one without a time.
+            let at = known.answers.partition_point(|answer| answer.sent() < span.t);
+            self.settle_ready(flow, at);
+            let untimed = |known: &Flow, at: usize| known.answers.get(at).is_some_and(|answer| !answer.timed());
+            if let Some(before) = at.checked_sub(1)
+                && self.flows.get(flow).is_some_and(|known| untimed(known, before))
+            {
+                self.settle_ready(flow, before);
+            }
+        }
+        self.bound(flow);
+    }
+
+    /// An answer, or a retirement.
+    fn answered(&mut self, flow: usize, answer: Answer) {
+        let Some(known) = self.flows.get(flow) else { return };
+        let plain = answer.extra == 0 && !answer.retirement;
+        if plain && known.sent.front().is_some_and(|sent| sent.msg == answer.msg) {
+            return self.settle(flow, answer, false);
+        }
+        if self.is_ready(flow, &answer) {
+            return self.settle(flow, answer, answer.retirement);
+        }
+        let Some(known) = self.flows.get_mut(flow) else { return };
+        if answer.retirement {
+            known.retirements.push_back(answer);
+        } else {
+            let at = known.answers.partition_point(|other| !after(other.msg, answer.msg));
+            known.answers.insert(at, answer);
+        }
+        self.held += 1;
+        self.list(flow);
+        self.bound(flow);
+    }
+
+    /// Puts a flow into its sender's list of those that wait.
+    fn list(&mut self, flow: usize) {
+        if let Some(known) = self.flows.get_mut(flow)
+            && !std::mem::replace(&mut known.listed, true)
+            && let Some(waiting) = self.waiting.get_mut(usize::from(known.from))
+        {
+            waiting.push(flow as u32);
+        }
+    }
+
+    /// Whether all records came that can say what an answer answered.
+    fn is_ready(&self, flow: usize, answer: &Answer) -> bool {
+        let Some(known) = self.flows.get(flow) else { return true };
+        let own = known.own(answer, false);
+        let alone = !answer.retirement && answer.extra == 0;
+        let found = match own {
+            // Messages of sends to many have no number: which of them went with this one is known when all have come.
+            _ if self.calling && !alone => false,
+            Some(Own::Span(_)) => answer.timed(),
+            Some(Own::Sent(_)) => true,
+            None => alone && answer.timed() && self.broadcast(known.from, known.intid, answer).is_some(),
+        };
+        found || self.has_passed(known.from, answer)
+    }
+
+    /// Whether the sender's records have come to where the message must have been.
+    fn has_passed(&self, from: u16, answer: &Answer) -> bool {
+        let time = match (answer.retirement, answer.timed()) {
+            // It was sent before it was given up, and a lane's order is that of time.
+            (true, _) => answer.t.saturating_sub(1),
+            (false, true) => answer.arg,
+            (false, false) => answer.t.saturating_add(self.timeout),
+        };
+        let passed = |context: Context| {
+            let lane = usize::from(from) * LANES_PER_CORE + context as usize;
+            let whole = self.lanes.get(lane).zip(self.written.get(lane)).is_some_and(|(lane, all)| lane.next >= *all);
+            whole || self.seen.get(lane).is_none_or(|seen| *seen > time)
+        };
+        passed(Context::Thread) && (!self.calling || passed(Context::Irq))
+    }
+
+    /// Settles a waiting answer, and every retirement, that is ready now.
+    fn settle_ready(&mut self, flow: usize, at: usize) {
+        let answer = self.flows.get(flow).and_then(|known| known.answers.get(at)).copied();
+        if let Some(answer) = answer.filter(|answer| self.is_ready(flow, answer)) {
+            self.take_answer(flow, at);
+            self.settle(flow, answer, false);
+        }
+        self.settle_retirements(flow, false);
+    }
+
+    fn settle_retirements(&mut self, flow: usize, last: bool) {
+        let mut at = 0;
+        while let Some(known) = self.flows.get_mut(flow)
+            && let Some(answer) = known.retirements.get(at).copied()
+        {
+            let crowded = known.retirements.len() > MOST_RETIREMENTS;
+            if last || crowded || self.is_ready(flow, &answer) {
+                if let Some(known) = self.flows.get_mut(flow) {
+                    known.retirements.remove(at);
+                }
+                self.held = self.held.saturating_sub(1);
+                self.settle(flow, answer, true);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    fn take_answer(&mut self, flow: usize, at: usize) {
+        if let Some(known) = self.flows.get_mut(flow) {
+            known.answers.remove(at);
+            self.held = self.held.saturating_sub(1);
+        }
+    }
+
+    /// Settles what waits for messages that would have come by now.
+    fn expire(&mut self, flow: usize) {
+        loop {
+            let answer = self.flows.get(flow).and_then(|known| known.answers.front()).copied();
+            let Some(answer) = answer.filter(|answer| self.is_ready(flow, answer)) else { break };
+            self.take_answer(flow, 0);
+            self.settle(flow, answer, false);
+        }
+        self.settle_retirements(flow, false);
+        if self.flows.get(flow).is_some_and(Flow::waits) {
+            self.list(flow);
         }
     }
 
@@ -721,68 +1080,76 @@ impl Joiner {
             // The newest one before it.
             return list.get(upto(answer.t).checked_sub(1)?).copied();
         }
-        if answer.flags & FLAG_UNTIMED == 0 {
+        if answer.timed() {
             return list.get(upto(answer.arg).checked_sub(1)?).filter(|broadcast| broadcast.t == answer.arg).copied();
         }
         // Answered before its time stood in memory: the next one that was stamped.
         list.get(upto(answer.t)).copied()
     }
 
-    fn settle(
-        &mut self,
-        flow: usize,
-        answer: Answer,
-        own: Option<Sent>,
-        upto: usize,
-        broadcast: Option<Broadcast>,
-        to: u16,
-    ) {
+    /// Counts an answer or a retirement. `all`: no message of it is still to come.
+    fn settle(&mut self, flow: usize, answer: Answer, all: bool) {
+        let Some(known) = self.flows.get(flow) else { return };
+        let (from, to, intid) = (known.from, known.to, known.intid);
+        let place = known.own(&answer, all);
+        let broadcast = if place.is_none() { self.broadcast(from, intid, &answer) } else { None };
         let Some(known) = self.flows.get_mut(flow) else { return };
-        if answer.retirement {
-            known.retirements.pop_front();
-        } else {
-            known.answers.pop_front();
-        }
-        self.held = self.held.saturating_sub(1);
-        let before = known.answered;
-        if !answer.retirement {
-            if !after(answer.msg, before) {
-                let reception = Reception { core: to, intid: known.intid, t: answer.t, duplicate: true };
-                self.unexplained(reception);
-                return;
-            }
-            known.answered = answer.msg;
-        }
+        // When its own message was sent, and when its window ended.
+        let window = match place {
+            Some(Own::Sent(at)) => known.sent.get(at).map(|sent| (sent.t, sent.t.saturating_add(sent.window))),
+            Some(Own::Span(at)) => known.spans.get(at).map(|span| (span.t, span.end)),
+            None => broadcast.map(|sent| (sent.t, sent.t.saturating_add(sent.window))),
+        };
+        let sent_at = window.map_or(answer.sent(), |(t, _)| t);
+        let upto = known.upto(answer.msg);
         // How many messages it settles: the record says it, up to what fits; beyond, the messages that wait do.
-        let waiting = || known.sent.iter().take(upto).rev().take_while(|sent| after(sent.msg, before)).count() as u32;
-        let count = match (answer.retirement, answer.extra) {
-            (true, _) => answer.arg as u32,
-            (false, u8::MAX) => waiting().max(u32::from(u8::MAX) + 1),
-            (false, extra) => u32::from(extra) + 1,
+        let waiting = || {
+            let fresh = |sent: &&Sent| known.settled.is_none_or(|settled| after(sent.msg, settled));
+            let numbers = known.sent.iter().take(upto).rev().take_while(fresh).count();
+            (numbers + known.spans.partition_point(|span| span.t <= sent_at)) as u32
+        };
+        let count = match answer.older() {
+            Some(older) => older.saturating_add(1),
+            None => waiting().max(u32::from(u8::MAX) + 1),
+        };
+        if !known.settle(answer.msg, count) && !answer.retirement {
+            return self.unexplained(Reception { core: to, intid, t: answer.t, duplicate: true });
         }
-        .max(1);
-        // Those before them wait on: their own end may stand in a lane that comes later.
+        // Its own message's record, and those of the older ones. Those before them wait on: their own end may stand in a lane that
+        // comes later.
+        let mut slot = broadcast.map(|broadcast| broadcast.slot.wrapping_add(to.into()));
         let mut older: Vec<u32> = Vec::new();
-        if upto == 1 && own.is_some() {
-            known.sent.pop_front();
+        if count == 1 && upto == 1 && matches!(place, Some(Own::Sent(_))) {
+            slot = known.sent.pop_front().map(|sent| sent.slot);
             self.held = self.held.saturating_sub(1);
         } else {
+            let mut gone = 0;
+            match place {
+                Some(Own::Sent(at)) => slot = known.sent.get(at).map(|sent| sent.slot),
+                Some(Own::Span(at)) => {
+                    slot = known.spans.remove(at).map(|span| span.slot);
+                    gone = 1;
+                }
+                None => {}
+            }
             let covered = |sent: &&Sent| answer.msg.wrapping_sub(sent.msg) < count;
-            let first = known.sent.iter().take(upto).rev().take_while(covered).count();
-            self.held = self.held.saturating_sub(first);
-            older.extend(
-                known.sent.drain(upto - first..upto).filter(|sent| sent.msg != answer.msg).map(|sent| sent.slot),
-            );
+            let numbers = known.sent.iter().take(upto).rev().take_while(covered).count();
+            let numbered = known.sent.drain(upto - numbers..upto);
+            older.extend(numbered.filter(|sent| sent.msg != answer.msg).map(|sent| sent.slot));
+            let upto = known.spans.partition_point(|span| span.t <= sent_at);
+            let many = upto.min((count as usize - 1).saturating_sub(older.len()));
+            older.extend(known.spans.drain(upto - many..upto).map(|span| span.slot));
+            gone += numbers + many;
+            self.held = self.held.saturating_sub(gone);
         }
-        let (from, intid) = (known.from, known.intid);
-        let slot = own.map(|sent| sent.slot).or(broadcast.map(|broadcast| broadcast.slot.wrapping_add(to.into())));
+        let slot = slot.filter(|slot| *slot != NO_SLOT);
         let slot = slot.or_else(|| {
             let state = ReceiverState::from_code(answer.flags & FLAG_STATE_MASK);
-            let same = |slot: &&u32| self.slots.get(**slot as usize).is_some_and(|slot| slot.4 == state);
+            let same = |slot: &&u32| self.slots.get(**slot as usize).is_some_and(|slot| slot.state == state);
             only(&known.slots).or_else(|| only(&known.slots.iter().filter(same).copied().collect::<Vec<_>>()))
         });
         // A record that names a slot of another pair is damage.
-        let fits = |slot: &u32| self.slots.get(*slot as usize).is_some_and(|slot| (slot.0, slot.1) == (from, to));
+        let fits = |slot: &u32| self.slots.get(*slot as usize).is_some_and(|slot| (slot.from, slot.to) == (from, to));
         let slot = slot.filter(fits);
         let Some(tally) = slot.and_then(|slot| self.tallies.get_mut(slot as usize)) else {
             self.homeless += 1;
@@ -794,7 +1161,7 @@ impl Joiner {
             *outcome += u64::from(count);
             tally.counts.sent += u64::from(count);
             tally.probes.see(answer.arg);
-            let sent = own.map(|sent| sent.t);
+            let sent = place.and(window).map(|(t, _)| t);
             if self.given_up.len() < MOST_EVIDENCE {
                 self.given_up.push(GivenUp { from, to, intid, msg: answer.msg, count, sent, t: answer.t, lost, slot });
             }
@@ -813,19 +1180,35 @@ impl Joiner {
             tally.counts.coalesced += 1;
         }
         tally.counts.sent += 1;
-        let timed = answer.flags & FLAG_UNTIMED == 0;
+        let delivery = match (answer.flags & FLAG_NMI != 0, answer.flags & FLAG_PSEUDO_NMI != 0) {
+            (true, _) => Delivery::Nmi,
+            (false, true) => Delivery::PseudoNmi,
+            (false, false) => Delivery::Irq,
+        };
+        if let Some(count) = tally.deliveries.get_mut(delivery as usize) {
+            *count += 1;
+        }
+        let timed = answer.timed();
         if timed {
             let latency = answer.t.wrapping_sub(answer.arg);
+            if answer.free != latency && tally.free.is_none() {
+                tally.free = Some(tally.samples.clone());
+            }
+            if let Some(free) = tally.free.as_mut().filter(|_| answer.free != BUSY) {
+                free.push(answer.free);
+            }
             tally.samples.push(latency);
-            if tally.worst.is_none_or(|(_, worst)| latency > worst) {
+            let worse = |(t, worst): (u64, u64)| latency > worst || (latency == worst && answer.t < t);
+            if tally.worst.is_none_or(worse) {
                 tally.worst = Some((answer.t, latency));
             }
         }
         // The older ones: by their own slots where their records are there, else by the newest's.
-        let rest = u64::from(count - 1).saturating_sub(older.len() as u64);
+        let named = older.iter().filter(|slot| **slot != NO_SLOT).count() as u64;
+        let rest = u64::from(count - 1).saturating_sub(named);
         tally.counts.coalesced += rest;
         tally.counts.sent += rest;
-        for slot in older {
+        for slot in older.into_iter().filter(|slot| *slot != NO_SLOT) {
             if let Some(tally) = self.tallies.get_mut(slot as usize) {
                 tally.counts.coalesced += 1;
                 tally.counts.sent += 1;
@@ -833,9 +1216,7 @@ impl Joiner {
         }
         // Answered early: its own interrupt came, or may have come, after the acknowledge that answered it.
         let start = if timed { answer.arg } else { answer.t };
-        let window =
-            own.map(|sent| (sent.t, sent.window)).or(broadcast.map(|broadcast| (broadcast.t, broadcast.window)));
-        let end = window.map(|(t, window)| t.saturating_add(window));
+        let end = window.map(|(_, end)| end);
         let early = !timed || end.is_none_or(|end| answer.t < end);
         if early {
             let until = end.unwrap_or(answer.t).max(answer.t).saturating_add(self.timeout);
@@ -892,8 +1273,8 @@ impl Joiner {
         receiver.credits = kept.chain(credits).collect();
         // What explains an acknowledge stands in the same lane: where records of it are missing, by loss or by choice, nobody
         // can say that nothing does.
-        let lane = self.lanes.get(usize::from(core) * LANES_PER_CORE + Context::Irq as usize);
-        if !self.keeps_all || lane.is_none_or(|lane| lane.lost() > 0) {
+        let lossy = [Context::Irq, Context::Nmi].into_iter().any(|context| is_lossy(&self.lanes, core, context));
+        if !self.keeps_all || lossy {
             return;
         }
         for (t, since) in unexplained {
@@ -919,11 +1300,14 @@ impl Joiner {
             return;
         }
         let Some(known) = self.flows.get_mut(flow) else { return };
-        let (sent, answer) = (known.sent.pop_front(), known.answers.pop_front());
-        let dropped = usize::from(sent.is_some()) + usize::from(answer.is_some());
-        self.held = self.held.saturating_sub(dropped);
-        self.overflowed += dropped as u64;
-        if let Some(tally) = sent.and_then(|sent| self.tallies.get_mut(sent.slot as usize)) {
+        self.overflowed += 1;
+        if let Some(answer) = known.answers.pop_front() {
+            self.held = self.held.saturating_sub(1);
+            return self.settle(flow, answer, true);
+        }
+        let slot = known.sent.pop_front().map(|sent| sent.slot).or_else(|| Some(known.spans.pop_front()?.slot));
+        self.held = self.held.saturating_sub(usize::from(slot.is_some()));
+        if let Some(tally) = slot.and_then(|slot| self.tallies.get_mut(slot as usize)) {
             tally.counts.sent += 1;
             tally.counts.unknown += 1;
         }
@@ -931,8 +1315,17 @@ impl Joiner {
 
     /// Nothing more will come.
     fn flush(&mut self) {
+        for core in 0..self.cores as u16 {
+            for context in [Context::Thread, Context::Irq] {
+                self.send_many(core, context as u8, u32::MAX);
+            }
+        }
         for flow in 0..self.flows.len() {
-            self.advance(flow, true);
+            while let Some(answer) = self.flows.get_mut(flow).and_then(|known| known.answers.pop_front()) {
+                self.held = self.held.saturating_sub(1);
+                self.settle(flow, answer, true);
+            }
+            self.settle_retirements(flow, true);
         }
         for core in 0..self.cores as u16 {
             for intid in 0..INTIDS as u8 {
@@ -947,16 +1340,17 @@ impl Joiner {
         self.missing_tails(view.as_ref());
         let recorded = info.plan.keep == Keep::All && info.plan.level != TraceLevel::Off.name();
         // Messages without an end: on their way when the run was cut short, if the records can tell that.
-        let lossy = |lanes: &[LaneTally], core: u16, context: Context| {
-            lanes.get(usize::from(core) * LANES_PER_CORE + context as usize).is_none_or(|lane| lane.lost() > 0)
-        };
+        let senders: &[Context] = if self.calling { &[Context::Thread, Context::Irq] } else { &[Context::Thread] };
         for flow in &self.flows {
-            let blind = lossy(&self.lanes, flow.to, Context::Irq) || lossy(&self.lanes, flow.from, Context::Thread);
-            for sent in &flow.sent {
-                let pair = self.slots.get(sent.slot as usize).map(|slot| (slot.0, slot.1));
+            let blind = [Context::Irq, Context::Nmi].iter().any(|lane| is_lossy(&self.lanes, flow.to, *lane))
+                || senders.iter().any(|lane| is_lossy(&self.lanes, flow.from, *lane));
+            let left = flow.sent.iter().map(|sent| sent.slot).chain(flow.spans.iter().map(|span| span.slot));
+            for slot in left {
+                let slot = if slot == NO_SLOT { only(&flow.slots).unwrap_or(slot) } else { slot };
+                let pair = self.slots.get(slot as usize).map(|slot| (slot.from, slot.to));
                 if pair != Some((flow.from, flow.to)) {
                     self.homeless += 1;
-                } else if let Some(tally) = self.tallies.get_mut(sent.slot as usize) {
+                } else if let Some(tally) = self.tallies.get_mut(slot as usize) {
                     tally.counts.sent += 1;
                     if blind { tally.counts.unknown += 1 } else { tally.counts.in_flight += 1 }
                 }
@@ -974,16 +1368,30 @@ impl Joiner {
         let complete = view.as_ref().is_some_and(|view| view.status.state == run_state::ENDED);
         let resolution = 1.0;
         let whole: Vec<bool> = (0..self.cores)
-            .map(|core| recorded && !damage.truncated && !lossy(&self.lanes, core as u16, Context::Irq))
+            .map(|core| {
+                let whole = |context: Context| !is_lossy(&self.lanes, core as u16, context);
+                recorded && !damage.truncated && whole(Context::Irq) && whole(Context::Nmi)
+            })
             .collect();
+        let calls = self.calls.take().map(|calls| {
+            let lossy = |core: u16, context: Context| damage.truncated || is_lossy(&self.lanes, core, context);
+            let status = view.as_ref().map(|view| &view.status);
+            let ended = ending.is_some_and(|ending| ending.ended == Ended::Complete);
+            let known = calls::Ending {
+                lossy: &lossy,
+                complete: ended && status.is_none_or(|status| status.state == run_state::ENDED),
+                span: status.map_or((0, 0), |status| (status.started, status.ended)),
+            };
+            calls.finish(&known, &mut self.interrupts)
+        });
+        notes.extend(calls.iter().flat_map(|calls| calls.notes.iter().cloned()));
         let (mut counter_slots, histograms) = counters.unwrap_or_default();
         reconcile(&mut counter_slots, self.flow_slots.values());
         let mut contradictions = 0;
         let mut saturated = 0;
         let mut slots = Vec::with_capacity(self.slots.len());
-        for ((index, (from_core, to, phase, intid, state)), tally) in
-            self.slots.iter().copied().enumerate().zip(&mut self.tallies)
-        {
+        for ((index, place), tally) in self.slots.iter().copied().enumerate().zip(&mut self.tallies) {
+            let Place { from: from_core, to, phase, intid, state, kind } = place;
             let receiver_whole = whole.get(usize::from(to)).copied().unwrap_or(false);
             let samples = std::mem::replace(&mut tally.samples, Samples::new(0));
             let counted = counter_slots.get(index);
@@ -1004,20 +1412,37 @@ impl Joiner {
             };
             let latency = figures.summary(resolution);
             let exact = exact && latency.is_none_or(|latency| latency.exact);
+            let free = tally.free.take().filter(|_| recorded).map(|samples| {
+                let mut figures = Figures::of_samples(samples);
+                Free { latency: figures.summary(resolution), figures }
+            });
+            let [irq, pseudo, real] = tally.deliveries;
+            // Of as many of both, the less urgent.
+            let delivery = [(Delivery::Nmi, real), (Delivery::PseudoNmi, pseudo), (Delivery::Irq, irq)]
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .max_by_key(|(_, count)| *count)
+                .map(|(delivery, _)| delivery);
             slots.push(Slot {
                 from: from_core,
                 to,
                 phase,
                 intid,
                 state,
+                kind,
+                delivery,
                 counts,
                 latency,
                 figures,
                 exact,
                 worst: tally.worst,
+                free,
                 probes,
             });
         }
+        // By time, whatever the order of the lanes was.
+        self.given_up.sort_by_key(|message| (message.t, message.from, message.to, message.intid));
+        self.receptions.sort_by_key(|reception| (reception.t, reception.core, reception.intid));
         let misrouted = self.route(&mut slots);
         let mut totals = Counts::default();
         for slot in &slots {
@@ -1050,7 +1475,9 @@ impl Joiner {
             spurious: self.spurious,
             misrouted,
             given_up: self.given_up,
-            stages: self.stages,
+            stages: self.interrupts.finish(),
+            calls,
+            latest: self.seen.iter().copied().max().unwrap_or(0),
             lanes: self.lanes,
             records: self.records,
             view,
@@ -1119,22 +1546,71 @@ fn only(slots: &[u32]) -> Option<u32> {
     }
 }
 
-/// The plan's pair slots: from the compiled plan in the capture, or from a snapshot.
-fn slot_table(capture: &Capture) -> Vec<(u16, u16, u16, u8, ReceiverState)> {
+/// How far clocks may be apart where nobody has measured it, ticks.
+const SLACK: u64 = 100_000;
+
+/// How far the clocks of two cores may be apart, ticks: what the self-test could not exclude.
+fn slack(view: Option<&View>) -> u64 {
+    let up = view.map_or(&[][..], |view| &view.cores).iter().filter(|core| core.state == core_state::UP);
+    let bound = |core: &CoreEntry| {
+        let before = (clock_flag::SKEW_BEFORE, core.skew_before_low, core.skew_before_high);
+        let after = (clock_flag::SKEW_AFTER, core.skew_after_low, core.skew_after_high);
+        let measured = [before, after].into_iter().filter(|(flag, ..)| core.clock_flags & flag != 0);
+        measured.map(|(_, low, high)| low.unsigned_abs().max(high.unsigned_abs())).max()
+    };
+    up.filter_map(bound).max().map_or(SLACK, |bound| bound.saturating_mul(2).max(2))
+}
+
+/// How many records of each lane the host could have fetched, by its own accounts.
+fn written(capture: &Capture, cores: usize) -> Vec<u64> {
+    let Some(ending) = capture.ending() else { return vec![u64::MAX; cores * LANES_PER_CORE] };
+    let mut written = vec![0; cores * LANES_PER_CORE];
+    for account in &ending.lanes {
+        let lane = usize::from(account.core) * LANES_PER_CORE + usize::from(account.context);
+        if let Some(count) = written.get_mut(lane) {
+            *count = account.written.saturating_sub(account.dropped).saturating_sub(account.left);
+        }
+    }
+    written
+}
+
+/// Whether records of a lane are missing.
+fn is_lossy(lanes: &[LaneTally], core: u16, context: Context) -> bool {
+    lanes.get(usize::from(core) * LANES_PER_CORE + context as usize).is_none_or(|lane| lane.lost() > 0)
+}
+
+/// The plan's pair slots: from the compiled plan in the capture, or from a snapshot. And whether the plan calls.
+fn slot_table(capture: &Capture) -> (Vec<Place>, bool) {
+    let called = capture.info().plan.level == TraceLevel::Calls.name();
     if let Ok(Some(bytes)) = capture.attachment(PLAN_ATTACHMENT) {
         let mut aligned = vec![0_u64; bytes.len().div_ceil(8)];
         if let Some(room) = aligned.as_mut_bytes().get_mut(..bytes.len()) {
             room.copy_from_slice(&bytes);
         }
         if let Ok(plan) = Plan::parse(aligned.as_bytes()) {
-            let slot = |slot: &trace_ring::plan::PlanSlot| {
-                (slot.from, slot.to, slot.phase, slot.intid, ReceiverState::from_code(slot.state))
+            let place = |slot: &PlanSlot| Place {
+                from: slot.from,
+                to: slot.to,
+                phase: slot.phase,
+                intid: slot.intid,
+                state: ReceiverState::from_code(slot.state),
+                kind: IpiKind::from_slot_code(slot.kind),
             };
-            return plan.slots.iter().map(slot).collect();
+            let calls = called || plan.header.flags & plan_flag::CALLS != 0;
+            return (plan.slots.iter().map(place).collect(), calls);
         }
     }
-    let slot = |slot: &PairSlot| (slot.from, slot.to, slot.phase, slot.intid, ReceiverState::from_code(slot.state));
-    counters(capture).map_or(Vec::new(), |(slots, _)| slots.iter().map(slot).collect())
+    let place = |slot: &PairSlot| Place {
+        from: slot.from,
+        to: slot.to,
+        phase: slot.phase,
+        intid: slot.intid,
+        state: ReceiverState::from_code(slot.state),
+        kind: IpiKind::from_slot_code(slot.kind),
+    };
+    let slots: Vec<Place> = counters(capture).map_or(Vec::new(), |(slots, _)| slots.iter().map(place).collect());
+    let calls = called || slots.iter().any(|slot| slot.kind.is_some());
+    (slots, calls)
 }
 
 /// Counters and histograms of the newest snapshot.
@@ -1220,5 +1696,51 @@ fn slot_figures(slot: &PairSlot, histograms: &[u32], saturated: &mut u64) -> Fig
             Figures::Buckets { counts: counts.into(), min, max, sum, timed }
         }
         None => Figures::Extremes { min, max, sum, timed },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow() -> Flow {
+        Flow {
+            from: 0,
+            to: 1,
+            intid: 0,
+            sent: VecDeque::new(),
+            spans: VecDeque::new(),
+            answers: VecDeque::new(),
+            retirements: VecDeque::new(),
+            settled: None,
+            holes: Vec::new(),
+            listed: false,
+            slots: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn numbers_are_settled_once_in_whatever_order_their_ends_come() {
+        let mut flow = flow();
+        assert!(flow.settle(2, 2) && flow.is_settled(1) && flow.is_settled(2) && !flow.is_settled(3));
+        // Number 9 with the two before it, then 4 to 5; 3 and 6 are still to come.
+        assert!(flow.settle(9, 3) && flow.settle(5, 2));
+        let open: Vec<u32> = (1..=10).filter(|number| !flow.is_settled(*number)).collect();
+        assert_eq!(open, [3, 6, 10]);
+        assert!(!flow.settle(8, 1) && !flow.settle(9, 1) && !flow.settle(4, 1), "these were settled already");
+        assert!(flow.settle(6, 1) && flow.settle(3, 1));
+        assert!(flow.holes.is_empty() && !flow.settle(3, 1));
+    }
+
+    #[test]
+    fn numbers_that_were_lapped_before_the_first_answer_are_open_and_numbers_wrap() {
+        let mut flow = flow();
+        assert!(flow.settle(3_000_000_000, 1));
+        assert!(!flow.is_settled(2_999_999_999) && !flow.is_settled(3_000_000_001));
+        assert!(flow.settle(2_999_999_999, 4) && flow.is_settled(2_999_999_996) && !flow.is_settled(2_999_999_995));
+        flow.settled = Some(u32::MAX);
+        flow.holes.clear();
+        assert!(flow.settle(2, 2) && flow.is_settled(1));
+        assert!(!flow.is_settled(0), "0 comes behind the last number and was not answered");
     }
 }

@@ -5,14 +5,18 @@
 //! On a live emulator and under a hypervisor, latencies are the host's as much as the machine's: there they are *advised*,
 //! and never decide an exit code.
 
+mod calls;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use trace_ring::calls::IpiKind;
 use trace_ring::layout::{CoreEntry, clock_flag, core_state, fault_kind};
 
 use crate::capture::{Ended, Ending, RunInfo, VerdictScope};
 use crate::correlate::{From, Ipis, Slot, View};
 use crate::stats::{robust, upper_tail};
+use crate::symbols::Symbols;
 
 /// What a run comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -22,7 +26,7 @@ pub enum Verdict {
     Clean,
     /// A latency, a clock or a reception is not as it should be.
     Suspect,
-    /// An IPI was lost or went astray, or a core is missing.
+    /// An IPI or a call was lost or went astray, or a core is missing or stuck.
     Failed,
     /// The host was too busy to say.
     Inconclusive,
@@ -120,6 +124,7 @@ impl Suspect {
             (Role::Host, ..) => "the host".into(),
             (Role::Receiver, Some(core), ..) => format!("core {core} as receiver"),
             (Role::Sender, Some(core), ..) => format!("core {core} as sender"),
+            (Role::Callback, Some(core), ..) => format!("callback on core {core}"),
             (_, Some(core), ..) => format!("core {core}"),
             _ => "the target".into(),
         }
@@ -135,6 +140,8 @@ pub struct Evidence<'a> {
     pub ending: Option<&'a Ending>,
     /// The messages.
     pub ipis: &'a Ipis,
+    /// Names of the firmware's functions.
+    pub symbols: &'a Symbols,
 }
 
 impl Evidence<'_> {
@@ -148,6 +155,16 @@ impl Evidence<'_> {
 
     fn nanoseconds(&self, ticks: f64) -> f64 {
         ticks * 1e9 / self.hz()
+    }
+
+    fn ticks(&self, nanoseconds: u64) -> u64 {
+        (nanoseconds as f64 * self.hz() / 1e9) as u64
+    }
+
+    /// A function by its name, or by its address.
+    fn function(&self, address: u64) -> String {
+        let name = self.symbols.name(address);
+        name.map_or_else(|| format!("the function at {address:#x}"), |name| format!("`{name}`"))
     }
 
     /// The cores of the plan.
@@ -193,13 +210,36 @@ pub trait Detector {
         false
     }
 
+    /// Whether what it finds is worth a look and no more, wherever it is found.
+    fn advises(&self) -> bool {
+        false
+    }
+
     /// Whom it suspects.
     fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect>;
 }
 
 /// All detectors, causes before symptoms.
-pub fn detectors() -> [&'static dyn Detector; 10] {
-    [&CoreMissing, &Fault, &Clock, &Masked, &Misroute, &Lost, &NotTaken, &Spurious, &Duplicate, &Late]
+pub fn detectors() -> [&'static dyn Detector; 17] {
+    [
+        &CoreMissing,
+        &Fault,
+        &calls::StuckCore,
+        &calls::CsdLock,
+        &Clock,
+        &Masked,
+        &Misroute,
+        &Lost,
+        &calls::CallLost,
+        &calls::CallTwice,
+        &NotTaken,
+        &Spurious,
+        &Duplicate,
+        &Late,
+        &calls::SlowCallback,
+        &calls::CallOrphaned,
+        &calls::CallWait,
+    ]
 }
 
 /// What the detectors found.
@@ -220,11 +260,13 @@ pub fn detect(evidence: &Evidence<'_>) -> Findings {
     let (mut suspects, mut advisories): (Vec<Suspect>, Vec<Suspect>) = (Vec::new(), Vec::new());
     for detector in detectors() {
         let mut found = detector.check(evidence);
-        if detector.judges_latency() {
-            // Symptoms of what was found already are no findings of their own.
-            found.retain(|suspect| !suspects.iter().any(|cause| explains(cause, suspect)));
+        // Symptoms of what was found already are no findings of their own.
+        found.retain(|suspect| !suspects.iter().any(|cause| explains(cause, suspect)));
+        if detector.name() == "slow_callback" {
+            found.retain(|suspect| !advisories.iter().any(|cause| explains(cause, suspect)));
         }
-        let to = if detector.judges_latency() && evidence.live() { &mut advisories } else { &mut suspects };
+        let advised = detector.advises() || (detector.judges_latency() && evidence.live());
+        let to = if advised { &mut advisories } else { &mut suspects };
         to.extend(found);
     }
     // Counted instructions don't mind a busy host.
@@ -246,12 +288,27 @@ pub fn detect(evidence: &Evidence<'_>) -> Findings {
     Findings { suspects, advisories, late, verdict }
 }
 
-/// Whether a cause makes a late suspect a mere symptom of it.
+/// Whether a cause makes another suspect a mere symptom of it.
 fn explains(cause: &Suspect, symptom: &Suspect) -> bool {
     let touched = |core: u16| match symptom.role {
         Role::Pair => symptom.to == Some(core) || symptom.from == Some(core),
         _ => symptom.core == Some(core),
     };
+    match symptom.detector {
+        "not_taken" | "late" | "call_wait" => {}
+        // Calls are joined by time.
+        "call_orphaned" => return cause.role == Role::Clock,
+        // A core that is slow as a whole is slow in its callbacks, too.
+        "slow_callback" if matches!(cause.detector, "late" | "clock" | "stuck_core") => {}
+        // Calls whose SGI did not come, or whose records can't be joined by time.
+        "call_lost" => {
+            let way =
+                matches!(cause.detector, "core_missing" | "fault" | "stuck_core" | "masked" | "misrouted" | "lost");
+            return cause.role == Role::Clock
+                || (way && (cause.core.is_some_and(touched) || cause.to.is_some_and(touched)));
+        }
+        _ => return false,
+    }
     match (cause.core, cause.from, cause.to) {
         (Some(core), ..) => touched(core),
         (None, Some(from), Some(to)) => symptom.from == Some(from) && symptom.to == Some(to),
@@ -262,7 +319,8 @@ fn explains(cause: &Suspect, symptom: &Suspect) -> bool {
 
 fn judge(evidence: &Evidence<'_>, suspects: &[Suspect]) -> Verdict {
     let ipis = evidence.ipis;
-    let hard = ["core_missing", "lost", "misrouted"];
+    // Whatever ended the run: these are the target's own doing.
+    let hard = ["core_missing", "lost", "misrouted", "stuck_core", "csd_lock", "call_lost", "call_twice"];
     if suspects.iter().any(|suspect| hard.contains(&suspect.detector)) {
         return Verdict::Failed;
     }
@@ -356,7 +414,7 @@ impl Detector for Fault {
         let faults = evidence.view().map_or(&[][..], |view| view.faults.as_slice());
         (0..)
             .zip(faults)
-            .filter(|(_, fault)| !matches!(fault.kind, fault_kind::NONE | fault_kind::REFUSED))
+            .filter(|(_, fault)| !matches!(fault.kind, fault_kind::NONE | fault_kind::REFUSED | fault_kind::CRASH_STOP))
             .map(|(core, fault)| {
                 let text = format!(
                     "core {core} took {}: ESR_EL1 {:#x}, ELR_EL1 {:#x}, FAR_EL1 {:#x}",
@@ -379,6 +437,7 @@ pub fn fault_name(kind: u32) -> &'static str {
         fault_kind::FIQ => "an FIQ",
         fault_kind::PANIC => "a panic",
         fault_kind::REFUSED => "a refusal",
+        fault_kind::CRASH_STOP => "a crash stop",
         _ => "an unknown fault",
     }
 }
@@ -685,8 +744,8 @@ const CAUSES: usize = 16;
 /// Receivers, senders and pairs that are slower than their like.
 struct Late;
 
-/// What is alike: phase, types of sender and receiver, distance.
-type Kind = (u16, u32, u32, u8);
+/// What is alike: phase, what is sent, types of sender and receiver, distance.
+type Kind = (u16, u8, u32, u32, u8);
 
 /// A cause in one group of like pairs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -740,7 +799,8 @@ impl Detector for Late {
                 let values: Vec<(u16, u16, f64)> = slots
                     .iter()
                     .filter_map(|slot| {
-                        let latency = slot.latency?;
+                        // What waited for a handler at work says nothing of the core.
+                        let latency = slot.judged()?;
                         let value = if tail { latency.p99? } else { latency.median };
                         (latency.n >= 8).then_some((slot.from, slot.to, value))
                     })
@@ -822,13 +882,14 @@ fn groups<'a>(evidence: &Evidence<'a>) -> BTreeMap<Kind, Vec<&'a Slot>> {
     let mut groups: BTreeMap<Kind, Vec<&Slot>> = BTreeMap::new();
     for slot in &ipis.slots {
         let timed = evidence.info.plan.phases.get(usize::from(slot.phase)).is_some_and(|phase| phase.timed);
-        if !timed || slot.latency.is_none() {
+        if !timed || slot.judged().is_none() {
             continue;
         }
+        let kind = slot.kind.map_or(0, IpiKind::slot_code);
         let core = |id: u16| cores.get(usize::from(id)).map_or((0, 0), |core| (core.midr, core.mpidr));
         let ((sender, from), (receiver, to)) = (core(slot.from), core(slot.to));
         let distance = if slot.from == slot.to { 0 } else { distance(from, to) };
-        groups.entry((slot.phase, sender, receiver, distance)).or_default().push(slot);
+        groups.entry((slot.phase, kind, sender, receiver, distance)).or_default().push(slot);
     }
     groups
 }
@@ -932,11 +993,11 @@ fn late_answers<'a>(evidence: &Evidence<'_>, suspects: impl Iterator<Item = &'a 
     }
     let mut late = 0;
     for slots in groups(evidence).into_values() {
-        let mut medians: Vec<f64> = slots.iter().filter_map(|slot| Some(slot.latency?.median)).collect();
+        let mut medians: Vec<f64> = slots.iter().filter_map(|slot| Some(slot.judged()?.median)).collect();
         let Some((usual, spread)) = robust(&mut medians, 1.0) else { continue };
         let threshold = usual + (DEVIATIONS * spread).max(TICKS).max(SHARE * usual);
         for slot in slots.iter().filter(|slot| lines.iter().any(|line| line.holds(slot.from, slot.to))) {
-            late += slot.figures.above(threshold as u64);
+            late += slot.judged_above(threshold as u64);
         }
     }
     late

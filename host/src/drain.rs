@@ -10,18 +10,21 @@ use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
+use trace_ring::calls::{CallDescriptor, LiveEntry};
 use trace_ring::layout::{
     Directory, FaultEntry, HISTOGRAM_BYTES, LANES_PER_CORE, NO_HISTOGRAM, PairSlot, Status, abort_reason, fault_kind,
     run_state,
 };
 use trace_ring::reader::{Drained, LaneReader, ReadError, Region, RegionSource, Writer, read_values};
 use trace_ring::record::RECORD_BYTES;
+use zerocopy::IntoBytes as _;
 
 use crate::capture::{CaptureError, CaptureWriter, CounterCheck, Ended, Ending, ErrorInfo, LaneAccount};
 use crate::interrupt;
 use crate::plan::PhaseMeta;
 use crate::progress::Progress;
 use crate::qemu;
+use crate::sparse;
 
 /// A lane is drained when it holds this many records, or an eighth of its capacity, or at the next sweep of all lanes.
 const BATCH: u64 = 8192;
@@ -360,12 +363,14 @@ fn arrive<T: Live>(
 /// Says of a directory whose sections would fit anywhere that this is no run's: all that lies before the records is read
 /// again and again, and kept in memory.
 fn unbelievable(directory: &Directory) -> Option<String> {
-    let Directory { sections, slot_count, histogram_count, meta_len, .. } = directory;
+    let Directory { sections, core_count, slot_count, histogram_count, descriptor_count, meta_len, .. } = directory;
     let records = sections.records;
     let parts = [
         ("slots", sections.slots, u64::from(*slot_count) * size_of::<PairSlot>() as u64),
         ("histograms", sections.histograms, u64::from(*histogram_count) * HISTOGRAM_BYTES),
         ("meta", sections.meta, *meta_len),
+        ("live", sections.live, u64::from(*core_count) * size_of::<LiveEntry>() as u64),
+        ("calls", sections.calls, u64::from(*descriptor_count) * size_of::<CallDescriptor>() as u64),
     ];
     let field =
         parts.iter().find(|(_, at, bytes)| at.saturating_add(*bytes) > records).map(|(field, at, _)| (*field, *at));
@@ -606,13 +611,22 @@ impl<'a, T: Live> Run<'a, T> {
     }
 
     /// Puts the region up to its records into the capture; a light one without histograms, logs and what follows.
-    /// False: the target can't be read.
+    /// False: the target can't be read. It is read from its begin to its end: what cores do is then older than what is seen on
+    /// their queues (`docs/ring-protocol.md`).
     fn snapshot(&mut self, light: bool, capture: &mut CaptureWriter) -> Result<bool, CaptureError> {
+        // A target that can't be read is found out by the next look at its status.
+        match self.prefix(light) {
+            Some(prefix) => capture.snapshot(&prefix).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// What a snapshot holds; `None`: the target can't be read.
+    fn prefix(&mut self, light: bool) -> Option<Vec<u8>> {
         let sections = self.region.directory.sections;
         let length = usize::try_from(sections.records).unwrap_or(0);
         let until = if light { usize::try_from(sections.histograms).unwrap_or(0).min(length) } else { length };
-        // A target that can't be read is found out by the next look at its status.
-        let Ok(mut prefix) = read_values::<_, u8>(&mut self.source, 0, until) else { return Ok(false) };
+        let mut prefix = read_values::<_, u8>(&mut self.source, 0, until).ok()?;
         prefix.resize(length, 0);
         if light {
             // Percentiles then come from records, not from histograms of zeroes.
@@ -621,8 +635,12 @@ impl<'a, T: Live> Run<'a, T> {
                 let at = core::mem::offset_of!(PairSlot, histogram);
                 slot[at..at + 4].copy_from_slice(&NO_HISTOGRAM.to_le_bytes());
             }
+            // Zeroes would say that no core was ever up, and that nobody calls.
+            let Directory { core_count, descriptor_count, .. } = self.region.directory;
+            repeat(&mut prefix, sections.live, sparse::unknown_live().as_bytes(), core_count);
+            repeat(&mut prefix, sections.calls, sparse::unknown_call().as_bytes(), descriptor_count);
         }
-        capture.snapshot(&prefix).map(|()| true)
+        Some(prefix)
     }
 
     fn show(&mut self, progress: &mut Progress) {
@@ -791,9 +809,18 @@ impl<'a, T: Live> Run<'a, T> {
     }
 }
 
-/// What the fault entries tell, in a sentence.
+/// Puts `count` copies of an element where a section begins, as far as they lie inside.
+fn repeat(prefix: &mut [u8], section: u64, element: &[u8], count: u32) {
+    let places = usize::try_from(section).ok().and_then(|start| prefix.get_mut(start..));
+    for place in places.unwrap_or_default().chunks_exact_mut(element.len()).take(count as usize) {
+        place.copy_from_slice(element);
+    }
+}
+
+/// What the fault entries tell, in a sentence. Registers that IPI `crash_stop` saved are no fault.
 fn fault_story(faults: &[FaultEntry]) -> Option<String> {
-    let (core, fault) = faults.iter().enumerate().find(|(_, fault)| fault.kind != fault_kind::NONE)?;
+    let is_fault = |fault: &FaultEntry| !matches!(fault.kind, fault_kind::NONE | fault_kind::CRASH_STOP);
+    let (core, fault) = faults.iter().enumerate().find(|(_, fault)| is_fault(fault))?;
     let length = fault.message.len().min(fault.message_len as usize);
     let text = String::from_utf8_lossy(&fault.message[..length]).into_owned();
     let registers = format!("ESR_EL1 {:#x}, ELR_EL1 {:#x}, FAR_EL1 {:#x}", fault.esr, fault.elr, fault.far);
@@ -914,19 +941,21 @@ mod tests {
     use std::os::unix::fs::FileExt as _;
     use std::path::Path;
 
+    use trace_ring::calls::{call_state, doing};
     use trace_ring::layout::{
         ABI_VERSION, Directory, FaultEntry, HeadLine, LOG_STRIDE, LaneDescriptor, MAGIC, Sections, Shape, lay_out,
     };
     use trace_ring::record::{Event, Kind};
-    use zerocopy::{FromZeros as _, IntoBytes as _};
+    use zerocopy::{FromBytes as _, FromZeros as _};
 
     use super::*;
-    use crate::capture::{RunInfo, VerdictScope};
+    use crate::capture::{Capture, RunInfo, VerdictScope};
     use crate::plan::{PlanRequest, compile};
 
     const NONCE: u64 = 77;
     const CORES: u64 = 2;
     const LOG2: u32 = 6;
+    const CALLS: u64 = 14;
 
     /// A target made of a file, and of what it does between two looks.
     struct Puppet {
@@ -936,21 +965,25 @@ mod tests {
         /// What happens at each look, and how the target ends by itself, if it does.
         act: fn(&Puppet, u32) -> Option<String>,
         console: &'static str,
+        /// It is read over a slow link.
+        slow: bool,
         killed: bool,
     }
 
     impl Puppet {
         fn new(act: fn(&Puppet, u32) -> Option<String>) -> Puppet {
             let lanes = CORES * LANES_PER_CORE as u64;
-            let (sections, region_len) =
-                lay_out(Shape { cores: CORES, phases: 1, meta: 0, slots: 0, histograms: 0, records: lanes << LOG2 });
+            let (descriptors, records) = (CALLS, lanes << LOG2);
+            let shape = Shape { cores: CORES, phases: 1, meta: 0, slots: 0, histograms: 0, descriptors, records };
+            let (sections, region_len) = lay_out(shape);
             let mut directory = Directory::new_zeroed();
             (directory.magic, directory.version, directory.nonce) = (MAGIC, ABI_VERSION, NONCE);
             (directory.region_len, directory.sections) = (region_len, sections);
             (directory.core_count, directory.phase_count, directory.log_stride) = (CORES as u32, 1, LOG_STRIDE as u32);
+            directory.descriptor_count = CALLS as u32;
             let ram = tempfile::tempfile().expect("a file");
             ram.set_len(region_len).expect("is grown");
-            let puppet = Puppet { ram, sections, looks: 0, act, console: "hello\n", killed: false };
+            let puppet = Puppet { ram, sections, looks: 0, act, console: "hello\n", slow: false, killed: false };
             puppet.put(0, directory.as_bytes());
             for lane in 0..lanes {
                 let mut descriptor = LaneDescriptor::new_zeroed();
@@ -969,6 +1002,18 @@ mod tests {
             let mut status = Status::new_zeroed();
             (status.state, status.reason, status.detail) = (state, reason, 1);
             self.put(core::mem::offset_of!(Directory, status) as u64, status.as_bytes());
+        }
+
+        /// Core 0 waits for its last descriptor, which is on core 1's queue.
+        fn call(&self) {
+            self.put(self.sections.live, live().as_bytes());
+            self.put(self.sections.calls + (CALLS - 1) * size_of::<CallDescriptor>() as u64, call().as_bytes());
+        }
+
+        fn fault(&self, core: u64, kind: u32) {
+            let mut fault = FaultEntry::new_zeroed();
+            (fault.kind, fault.elr) = (kind, 0xABC + core);
+            self.put(self.sections.faults + core * size_of::<FaultEntry>() as u64, fault.as_bytes());
         }
 
         /// Records `0..head` of core 1's thread lane; the oldest are overwritten where they are too many.
@@ -1021,11 +1066,27 @@ mod tests {
         fn process(&self) -> Option<u32> {
             None
         }
+
+        fn pace(&mut self, prefix: u64) -> Pace {
+            Pace { slow: self.slow, ..Pace::memory(prefix) }
+        }
+    }
+
+    fn live() -> LiveEntry {
+        LiveEntry { doing: doing::CALL, waits_for: 1, waits_descriptor: CALLS as u32, ..LiveEntry::default() }
+    }
+
+    fn call() -> CallDescriptor {
+        CallDescriptor { state: call_state::QUEUED, target: 1, queued: 99, ..CallDescriptor::default() }
     }
 
     /// Drains a puppet; the ending, and whether there was a region.
     fn run(puppet: &mut Puppet) -> (Ending, bool) {
         let folder = tempfile::tempdir().expect("a folder");
+        run_into(puppet, &folder.path().join("capture.mcap"))
+    }
+
+    fn run_into(puppet: &mut Puppet, path: &Path) -> (Ending, bool) {
         let compiled = compile(&PlanRequest { cores: 2, ..PlanRequest::default() }).expect("compiles");
         let info = RunInfo {
             created: String::new(),
@@ -1046,7 +1107,6 @@ mod tests {
             cores: 2,
             notes: Vec::new(),
         };
-        let path: &Path = &folder.path().join("capture.mcap");
         let mut capture = CaptureWriter::create(path, &info, &[]).expect("is created");
         let settings = Settings {
             nonce: Some(NONCE),
@@ -1062,6 +1122,7 @@ mod tests {
         for lane in &outcome.ending.lanes {
             assert_eq!(lane.written, lane.accepted + lane.lost(), "{lane:?}");
         }
+        capture.finish(&outcome.ending).expect("the capture takes it");
         (outcome.ending, outcome.measured)
     }
 
@@ -1115,9 +1176,7 @@ mod tests {
             ),
             (
                 |puppet, _| {
-                    let mut fault = FaultEntry::new_zeroed();
-                    (fault.kind, fault.elr) = (fault_kind::SYNCHRONOUS, 0xABC);
-                    puppet.put(puppet.sections.faults, fault.as_bytes());
+                    puppet.fault(0, fault_kind::SYNCHRONOUS);
                     puppet.state(run_state::ABORTED, abort_reason::FAULT);
                     None
                 },
@@ -1209,13 +1268,20 @@ mod tests {
     fn a_directory_that_no_run_has_is_refused_before_memory_is_taken_for_it() {
         let sections = core::mem::offset_of!(Directory, sections);
         let records = (sections + core::mem::offset_of!(Sections, records)) as u64;
+        let live = (sections + core::mem::offset_of!(Sections, live)) as u64;
+        let calls = (sections + core::mem::offset_of!(Sections, calls)) as u64;
         let slot_count = core::mem::offset_of!(Directory, slot_count) as u64;
-        for (at, value, names) in
-            [(records, 1u64 << 45, "sections.records"), (slot_count, u32::MAX.into(), "sections.slots")]
-        {
+        let descriptor_count = core::mem::offset_of!(Directory, descriptor_count) as u64;
+        for (at, width, value, names) in [
+            (records, 8, 1u64 << 45, "sections.records"),
+            (slot_count, 4, u32::MAX.into(), "sections.slots"),
+            (descriptor_count, 4, u32::MAX.into(), "descriptor_count"),
+            (calls, 8, 1 << 32, "sections.calls"),
+            (live, 8, 1 << 32, "sections.live"),
+        ] {
             let mut puppet = Puppet::new(|_, _| None);
             puppet.put(core::mem::offset_of!(Directory, region_len) as u64, &(1u64 << 46).to_le_bytes());
-            puppet.put(at, &value.to_le_bytes()[..if at == records { 8 } else { 4 }]);
+            puppet.put(at, &value.to_le_bytes()[..width]);
             let (ending, measured) = run(&mut puppet);
             assert_eq!((ending.ended, kind(&ending), measured), (Ended::TargetDied, "region", false));
             assert!(ending.error.is_some_and(|error| error.message.contains(names)));
@@ -1273,5 +1339,90 @@ mod tests {
         faults[1].kind = fault_kind::SYNCHRONOUS;
         faults[1].esr = 0x9600_0045;
         assert!(fault_story(&faults).is_some_and(|story| story.contains("core 1") && story.contains("0x96000045")));
+        faults[0].kind = fault_kind::CRASH_STOP;
+        assert!(fault_story(&faults).is_some_and(|story| story.contains("core 1")), "a crash stop is no fault");
+        assert_eq!(fault_story(&faults[..1]), None);
+    }
+
+    #[test]
+    fn a_core_that_was_crash_stopped_neither_ends_a_run_nor_is_blamed_for_its_end() {
+        let (ending, _) = run(&mut Puppet::new(|puppet, look| {
+            match look {
+                1 => puppet.state(run_state::RUNNING, 0),
+                2 => puppet.fault(0, fault_kind::CRASH_STOP),
+                10 => puppet.records(40),
+                20 => puppet.state(run_state::ENDED, 0),
+                _ => {}
+            }
+            None
+        }));
+        assert_eq!((ending.ended, kind(&ending)), (Ended::Complete, ""));
+        assert_eq!(ending.lanes[LANES_PER_CORE].accepted, 40, "what came after it");
+
+        let (ending, _) = run(&mut Puppet::new(|puppet, _| {
+            puppet.fault(0, fault_kind::CRASH_STOP);
+            puppet.fault(1, fault_kind::SERROR);
+            puppet.state(run_state::ABORTED, abort_reason::FAULT);
+            None
+        }));
+        assert_eq!((ending.ended, kind(&ending)), (Ended::TargetDied, "fault"));
+        let message = ending.error.expect("says why").message;
+        assert!(message.contains("core 1 took an SError") && message.contains("0xabd"), "{message}");
+    }
+
+    #[test]
+    fn what_cores_did_and_called_at_the_end_is_in_the_capture_over_links_of_any_speed() {
+        for slow in [false, true] {
+            let mut puppet = Puppet::new(|puppet, look| {
+                match look {
+                    1 => puppet.state(run_state::RUNNING, 0),
+                    5 => puppet.call(),
+                    10 => puppet.state(run_state::ABORTED, abort_reason::DEADLINE),
+                    _ => {}
+                }
+                None
+            });
+            puppet.slow = slow;
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("capture.mcap");
+            run_into(&mut puppet, &path);
+            let capture = Capture::open(&path).expect("is read");
+            let mut snapshot = capture.snapshot().expect("is there");
+            let region = Region::open(&mut snapshot).expect("opens");
+            assert_eq!(region.live(&mut snapshot).expect("is read"), [live(), LiveEntry::default()]);
+            let descriptors = region.descriptors(&mut snapshot).expect("are read");
+            assert_eq!((descriptors.len(), descriptors.last()), (CALLS as usize, Some(&call())));
+        }
+    }
+
+    #[test]
+    fn a_light_snapshot_does_not_say_what_cores_do() {
+        let mut puppet = Puppet::new(|_, _| None);
+        puppet.call();
+        let mut source = puppet.find_region(true).expect("is there").expect("is there");
+        let region = Region::open(&mut source).expect("opens");
+        let at = region.directory.sections;
+        let settings = Settings {
+            nonce: None,
+            reads_request: false,
+            compare_counter: false,
+            deadline: Duration::ZERO,
+            boot_deadline: Duration::ZERO,
+            stall: None,
+            phases: &[],
+        };
+        let mut run = Run::new(&mut puppet, source, region, &settings, Instant::now());
+        let prefix = |run: &mut Run<'_, Puppet>, light| run.prefix(light).expect("is read");
+        let live = |bytes: &[u8]| LiveEntry::read_from_prefix(&bytes[at.live as usize..]).expect("is whole").0;
+        let calls = at.calls as usize..at.calls as usize + CALLS as usize * size_of::<CallDescriptor>();
+        let (whole, light) = (prefix(&mut run, false), prefix(&mut run, true));
+        assert_eq!(live(&whole), self::live());
+        assert_eq!(whole[calls.clone()][size_of::<CallDescriptor>() * 13..], *call().as_bytes());
+        assert_eq!(live(&light), sparse::unknown_live());
+        let unknown = sparse::unknown_call();
+        assert!(light[calls.clone()].chunks_exact(64).all(|descriptor| descriptor == unknown.as_bytes()));
+        // Nothing of what lies around them was touched.
+        assert_eq!((light.len(), &light[..at.histograms as usize]), (whole.len(), &whole[..at.histograms as usize]));
+        assert!(light[calls.end..].iter().all(|byte| *byte == 0));
     }
 }

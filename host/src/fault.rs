@@ -49,9 +49,35 @@ pub enum Fault {
         /// The core.
         core: u16,
     },
+    /// `slow-callback:CORE:TICKS`: callbacks on a core take longer.
+    SlowCallback {
+        /// The core.
+        core: u16,
+        /// How much longer, in counter ticks.
+        ticks: u64,
+    },
+    /// `stuck:CORE` or `stuck:CORE:NTH`: in one of its callbacks a core masks its interrupts and never comes back.
+    Stuck {
+        /// The core.
+        core: u16,
+        /// In which callback, from 1; `None`: [`Fault::STUCK_IN`].
+        callback: Option<u64>,
+    },
+    /// `csd-lock:CORE` or `csd-lock:CORE:NTH`: after one of the callbacks that somebody waits for, a core leaves the call locked.
+    CsdLock {
+        /// The core that is called.
+        core: u16,
+        /// After which callback, from 1; `None`: [`Fault::LOCKED_AFTER`].
+        callback: Option<u64>,
+    },
 }
 
 impl Fault {
+    /// The callback in which `stuck` strikes where nobody names one: late enough for others to have been seen whole.
+    pub const STUCK_IN: u64 = 16;
+    /// The callback after which `csd-lock` strikes where nobody names one.
+    pub const LOCKED_AFTER: u64 = 1;
+
     /// The cores that it names.
     pub fn cores(&self) -> impl Iterator<Item = u16> {
         let (first, second) = match *self {
@@ -60,7 +86,10 @@ impl Fault {
             | Fault::Mask { core, .. }
             | Fault::Dead { core }
             | Fault::Crash { core }
-            | Fault::Overflow { core } => (core, None),
+            | Fault::Overflow { core }
+            | Fault::SlowCallback { core, .. }
+            | Fault::Stuck { core, .. }
+            | Fault::CsdLock { core, .. } => (core, None),
         };
         std::iter::once(first).chain(second)
     }
@@ -83,6 +112,18 @@ impl Fault {
             Fault::Dead { core } => Twin { kind: twin_kind::DEAD, core, peer: core, ticks: 0, rate: 0, seed },
             Fault::Crash { core } => Twin { kind: twin_kind::CRASH, core, peer: core, ticks: 0, rate: 0, seed },
             Fault::Overflow { core } => Twin { kind: twin_kind::OVERFLOW, core, peer: core, ticks: 0, rate: 0, seed },
+            Fault::SlowCallback { core, ticks } => {
+                Twin { kind: twin_kind::SLOW_CALLBACK, core, peer: core, ticks, rate: 0, seed }
+            }
+            // Which callback stands where others have ticks.
+            Fault::Stuck { core, callback } => {
+                let ticks = callback.unwrap_or(Fault::STUCK_IN);
+                Twin { kind: twin_kind::STUCK, core, peer: core, ticks, rate: 0, seed }
+            }
+            Fault::CsdLock { core, callback } => {
+                let ticks = callback.unwrap_or(Fault::LOCKED_AFTER);
+                Twin { kind: twin_kind::CSD_LOCK, core, peer: core, ticks, rate: 0, seed }
+            }
         }
     }
 }
@@ -104,6 +145,11 @@ impl fmt::Display for Fault {
             Fault::Dead { core } => write!(f, "dead:{core}"),
             Fault::Crash { core } => write!(f, "crash:{core}"),
             Fault::Overflow { core } => write!(f, "overflow:{core}"),
+            Fault::SlowCallback { core, ticks } => write!(f, "slow-callback:{core}:{ticks}"),
+            Fault::Stuck { core, callback: None } => write!(f, "stuck:{core}"),
+            Fault::Stuck { core, callback: Some(nth) } => write!(f, "stuck:{core}:{nth}"),
+            Fault::CsdLock { core, callback: None } => write!(f, "csd-lock:{core}"),
+            Fault::CsdLock { core, callback: Some(nth) } => write!(f, "csd-lock:{core}:{nth}"),
         }
     }
 }
@@ -113,7 +159,7 @@ impl fmt::Display for Fault {
 pub enum FaultError {
     /// The first field names no kind.
     #[error(
-        "fault `{text}`: there is no kind `{kind}`; write drop:FROM:TO:RATE, late:CORE:TICKS, mask:CORE:TICKS, dead:CORE, crash:CORE or overflow:CORE"
+        "fault `{text}`: there is no kind `{kind}`; write drop:FROM:TO:RATE, late:CORE:TICKS, mask:CORE:TICKS, dead:CORE, crash:CORE, overflow:CORE, slow-callback:CORE:TICKS, stuck:CORE or csd-lock:CORE"
     )]
     Kind {
         /// The whole text.
@@ -160,6 +206,9 @@ impl FromStr for Fault {
             "dead" => "dead:CORE",
             "crash" => "crash:CORE",
             "overflow" => "overflow:CORE",
+            "slow-callback" => "slow-callback:CORE:TICKS",
+            "stuck" => "stuck:CORE or stuck:CORE:NTH",
+            "csd-lock" => "csd-lock:CORE or csd-lock:CORE:NTH",
             _ => return Err(FaultError::Kind { text: text.into(), kind: kind.into() }),
         };
         let value = |field, value: &str, wanted| FaultError::Value {
@@ -174,6 +223,10 @@ impl FromStr for Fault {
             Ok(ticks) if ticks > 0 => Ok(ticks),
             _ => Err(value("TICKS", field, TICKS)),
         };
+        let nth = |field: &str| match field.parse::<u64>() {
+            Ok(nth) if nth > 0 => Ok(Some(nth)),
+            _ => Err(value("NTH", field, "a callback's number from 1")),
+        };
         match (kind, fields.as_slice()) {
             ("drop", [_, from, to, rate]) => {
                 let share = match rate.parse::<f64>() {
@@ -187,6 +240,13 @@ impl FromStr for Fault {
             ("dead", [_, name]) => Ok(Fault::Dead { core: core("CORE", name)? }),
             ("crash", [_, name]) => Ok(Fault::Crash { core: core("CORE", name)? }),
             ("overflow", [_, name]) => Ok(Fault::Overflow { core: core("CORE", name)? }),
+            ("slow-callback", [_, name, delay]) => {
+                Ok(Fault::SlowCallback { core: core("CORE", name)?, ticks: ticks(delay)? })
+            }
+            ("stuck", [_, name]) => Ok(Fault::Stuck { core: core("CORE", name)?, callback: None }),
+            ("stuck", [_, name, which]) => Ok(Fault::Stuck { core: core("CORE", name)?, callback: nth(which)? }),
+            ("csd-lock", [_, name]) => Ok(Fault::CsdLock { core: core("CORE", name)?, callback: None }),
+            ("csd-lock", [_, name, which]) => Ok(Fault::CsdLock { core: core("CORE", name)?, callback: nth(which)? }),
             _ => Err(FaultError::Fields { text: text.into(), form }),
         }
     }
@@ -198,8 +258,37 @@ mod tests {
 
     #[test]
     fn a_fault_is_printed_as_it_was_written() {
-        for text in ["drop:0:1:0.01", "drop:3:2:1", "late:2:5000", "mask:511:1", "dead:2", "crash:1", "overflow:3"] {
+        for text in [
+            "drop:0:1:0.01",
+            "drop:3:2:1",
+            "late:2:5000",
+            "mask:511:1",
+            "dead:2",
+            "crash:1",
+            "overflow:3",
+            "slow-callback:2:9000",
+            "stuck:1",
+            "stuck:1:16",
+            "csd-lock:4",
+            "csd-lock:4:300",
+        ] {
             assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn faults_of_callbacks_strike_one_core_and_say_when() {
+        for (text, kind, core, ticks) in [
+            ("slow-callback:2:9000", twin_kind::SLOW_CALLBACK, 2, 9000),
+            ("stuck:1", twin_kind::STUCK, 1, 16),
+            ("stuck:1:7", twin_kind::STUCK, 1, 7),
+            ("csd-lock:3", twin_kind::CSD_LOCK, 3, 1),
+            ("csd-lock:3:12", twin_kind::CSD_LOCK, 3, 12),
+        ] {
+            let fault: Fault = text.parse().unwrap();
+            let twin = fault.twin(0);
+            assert_eq!((twin.kind, twin.core, twin.peer, twin.ticks), (kind, core, core, ticks), "{text}");
+            assert_eq!(fault.cores().collect::<Vec<_>>(), [core]);
         }
     }
 
@@ -215,6 +304,12 @@ mod tests {
             ("late:2:0", "TICKS can't be `0`"),
             ("late:70000:5", "CORE can't be `70000`"),
             ("dead:1:2", "dead:CORE"),
+            ("slow-callback:1", "slow-callback:CORE:TICKS"),
+            ("slow-callback:1:0", "TICKS can't be `0`"),
+            ("stuck:1:0", "NTH can't be `0`; write stuck:CORE or stuck:CORE:NTH, with a callback's number from 1"),
+            ("stuck", "stuck:CORE:NTH"),
+            ("csd-lock:x", "CORE can't be `x`"),
+            ("csd-lock:1:2:3", "csd-lock:CORE or csd-lock:CORE:NTH"),
         ] {
             let message = text.parse::<Fault>().unwrap_err().to_string();
             assert!(message.contains(part), "{text}: {message}");

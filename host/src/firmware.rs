@@ -31,6 +31,10 @@ use crate::interrupt;
 /// The target that the firmware is built for.
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 
+/// The compiler's flags: frame records in every function that calls, none in the leaves (the measured handler is one). IPI
+/// backtrace and `--backtrace` follow them. The value `non-leaf` is not stable yet, hence RUSTC_BOOTSTRAP.
+const FLAGS: &str = "-Cforce-frame-pointers=non-leaf -Zunstable-options";
+
 /// Longest time that a build may take, and that a build may wait for another host's build.
 const BUILD_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
@@ -512,6 +516,7 @@ fn stamp(root: &Path) -> String {
     lines.sort();
     lines.push(format!("DEFMT_LOG {:?}", std::env::var_os("DEFMT_LOG")));
     lines.push(format!("host {}", env!("CARGO_PKG_VERSION")));
+    lines.push(format!("flags {FLAGS}"));
     lines.join("\n")
 }
 
@@ -664,12 +669,15 @@ impl Toolchain {
             .args([verb, "--release", "--package", "firmware", "--target", TARGET, "--target-dir"])
             .arg(target_folder);
         if self.core == Core::FromSources {
-            command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
+            command.arg("-Zbuild-std=core");
         }
+        let mut flags = String::from(FLAGS);
+        command.env("RUSTC_BOOTSTRAP", "1");
         if let Some(linker) = &self.linker {
             command.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_LINKER", linker);
-            command.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_RUSTFLAGS", "-Clinker-flavor=ld.lld");
+            flags += " -Clinker-flavor=ld.lld";
         }
+        command.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_RUSTFLAGS", flags);
         if job == Job::Lint {
             command.args(["--", "--deny", "warnings"]);
         }

@@ -7,6 +7,7 @@
 //! | [`firmware`] | finds or builds the image and its ELF | request -> `Firmware` |
 //! | [`machine`] | what to tell QEMU so that a board of `boards` comes to life | board, options -> arguments |
 //! | [`qemu`] | boots a machine, owns its end | arguments, image, plan -> running target |
+//! | [`monitor`] | asks QEMU where the cores stand | socket -> `CorePicture` |
 //! | [`scratch`] | the folder of a run: nothing of it survives the run, or the next one | |
 //! | [`probe`] | checks, loads, starts and drains a board behind a debug probe, or attaches to it | board, plan -> capture |
 //! | [`drain`] | polls the region into the capture until the run ended | `RegionSource` -> capture, `Ended` |
@@ -21,7 +22,11 @@
 //! | [`stats`] | latencies -> figures that the sample carries | ticks -> `Summary` |
 //! | [`detect`] | check, summary, evidence | figures -> `Suspect`s, verdict |
 //! | [`log`] | the firmware's log: frames from the capture, text from the ELF | capture -> `Log` |
+//! | [`reason`] | what an SGI asks for | plan -> IPI kinds |
+//! | [`symbols`] | names for code addresses, as Linux prints them | ELF -> `Symbols` |
 //! | [`report`] | the numbers in several coats | capture -> `Report` -> text, JSON |
+//! | [`export`] | the records in other tools' formats | capture -> text |
+//! | [`inspect`] | where the cores of a target stand, what waits on their queues | capture, RAM, probe -> `Inspection` |
 //! | [`doctor`] | what this machine lacks | -> list with remedies |
 //! | [`cli`] | the command line's definitions | |
 //! | [`error`] | every error has a kind, a next step and an exit code | |
@@ -35,20 +40,25 @@ pub mod detect;
 pub mod doctor;
 pub mod drain;
 pub mod error;
+pub mod export;
 pub mod fault;
 pub mod firmware;
 pub mod image;
+pub mod inspect;
 pub mod interrupt;
 pub mod log;
 pub mod machine;
 pub mod memory;
+pub mod monitor;
 pub mod plan;
 pub mod probe;
 pub mod progress;
 pub mod qemu;
+pub mod reason;
 pub mod report;
 pub mod run;
 pub mod scratch;
 pub mod serial;
 pub mod sparse;
 pub mod stats;
+pub mod symbols;

@@ -3,7 +3,7 @@
 //! Nothing here runs anything; the arguments of every machine are fixed by a test.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use boards::{Board, BoardError, Qemu, Start, Tree, TreeOptions};
 
@@ -255,6 +255,8 @@ pub struct Files<'a> {
     pub ram: &'a Path,
     /// What the console goes to.
     pub console: &'a Path,
+    /// Sockets of QEMU's monitor, one for each that may ask at the same time.
+    pub monitors: &'a [PathBuf],
 }
 
 /// What the firmware can't learn from its loader.
@@ -414,6 +416,9 @@ impl Machine {
         add("-display", "none".into());
         add("-nic", "none".into());
         add("-monitor", "none".into());
+        for monitor in files.monitors {
+            add("-qmp", with_path("unix:", monitor, ",server=on,wait=off"));
+        }
         for _ in 0..self.qemu.serial {
             add("-serial", "null".into());
         }
@@ -484,6 +489,7 @@ mod tests {
             tree: matches!(machine.qemu.tree, Tree::Board).then_some(Path::new("/s/tree")),
             ram: Path::new("/s,1/ram"),
             console: Path::new("/s/console"),
+            monitors: &[],
         };
         let arguments = machine.arguments(&files, machine.memory_bytes(LOAD), LOAD);
         arguments.iter().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ")
@@ -539,6 +545,19 @@ mod tests {
             let machine = Machine::resolve(&request(name), &host()).expect("can be had");
             assert_eq!(arguments(&machine), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn each_monitor_has_a_socket_of_its_own() {
+        let machine = Machine::resolve(&request("virt"), &host()).expect("can be had");
+        let file = Path::new("/s/file");
+        let monitors = [PathBuf::from("/s,1/qmp"), PathBuf::from("/s,1/inspect")];
+        let files = Files { image: file, plan: file, tree: None, ram: file, console: file, monitors: &monitors };
+        let arguments = machine.arguments(&files, machine.memory_bytes(LOAD), LOAD);
+        let text = arguments.iter().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let sockets =
+            "-monitor none -qmp unix:/s,,1/qmp,server=on,wait=off -qmp unix:/s,,1/inspect,server=on,wait=off -serial";
+        assert!(text.contains(sockets), "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Data goes to standard output, talk to standard error. A reader that closes the pipe early is content, not an error.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,10 +11,14 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use host::adopt::Origin;
 use host::capture::Capture;
-use host::cli::{Cli, Color, FirmwareVerb, QemuArguments, ReportArguments, SerialArguments, Showing, Verb};
+use host::cli::{
+    Cli, Color, ExportArguments, FirmwareVerb, InspectArguments, QemuArguments, ReportArguments, SerialArguments,
+    Showing, Verb,
+};
 use host::error::{Failure, FileError, exit};
+use host::export::{ExportError, Format, ftrace};
 use host::run::Finished;
-use host::{doctor, firmware, image, interrupt, log, memory, plan, probe, report, run, serial};
+use host::{doctor, firmware, image, inspect, interrupt, log, memory, plan, probe, report, run, serial};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -62,6 +67,8 @@ fn execute(verb: &Verb) -> Result<u8, Failure> {
         }
         Verb::Serial(arguments) => or_json(serial(arguments), &arguments.showing),
         Verb::Report(arguments) => or_json(report(arguments), &arguments.showing),
+        Verb::Inspect(arguments) => look(arguments),
+        Verb::Export(arguments) => export(arguments),
         Verb::Plans { name: None } => {
             let mut text = String::new();
             for builtin in plan::builtins() {
@@ -148,6 +155,69 @@ fn report(arguments: &ReportArguments) -> Result<u8, Failure> {
     present(&finished, &arguments.showing, false)
 }
 
+/// `inspect`.
+fn look(arguments: &InspectArguments) -> Result<u8, Failure> {
+    let last = usize::from(arguments.last);
+    let inspection = match arguments {
+        InspectArguments { capture: Some(capture), .. } => inspect::of_capture(capture, last)?,
+        InspectArguments { live: Some(which), .. } => {
+            inspect::of_run(Some(which.as_str()).filter(|which| !which.is_empty()), last)?
+        }
+        InspectArguments { memory: Some(memory), firmware, .. } => {
+            interrupt::install();
+            inspect::of_memory(memory, firmware.as_deref(), last, &mut say)?
+        }
+        InspectArguments { .. } => {
+            interrupt::install();
+            probe::look(&arguments.request(), &mut say)?
+        }
+    };
+    if let Some(file) = &arguments.json {
+        write_json(file, &inspection.json())?;
+    }
+    if arguments.json.as_deref() != Some(Path::new("-")) {
+        print(&inspection.text(terminal_width().map_or(inspect::WIDTH, usize::from)))?;
+    }
+    Ok(exit::CLEAN)
+}
+
+/// `export`.
+fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
+    let ExportArguments { capture: path, to: Format::Ftrace, out, ns } = arguments;
+    let capture = Capture::open(path)?;
+    let text = ftrace::Text::prepare(&capture)?;
+    let options = ftrace::Options { nanoseconds: *ns };
+    let written = match out {
+        Some(out) => {
+            // Creating the file would empty it.
+            if out.canonicalize().is_ok_and(|out| path.canonicalize().is_ok_and(|path| out == path)) {
+                return Err(Failure {
+                    kind: "arguments".into(),
+                    message: format!("--out {} is the capture itself", out.display()),
+                    next_step: "name another file".into(),
+                    exit_code: exit::MISUSED,
+                });
+            }
+            let file = File::create(out).map_err(FileError::of("create", out))?;
+            text.write(options, &mut io::BufWriter::with_capacity(1 << 16, file))
+        }
+        None => text.write(options, &mut io::BufWriter::with_capacity(1 << 16, io::stdout().lock())),
+    };
+    match written {
+        Ok(()) => {}
+        Err(ExportError::Write(error)) if out.is_none() && error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(ExportError::Write(source)) => {
+            let path = out.as_deref().unwrap_or(Path::new("standard output"));
+            return Err(FileError::of("write", path)(source).into());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    for note in text.notes() {
+        say(&format!("note: {note}"));
+    }
+    Ok(exit::CLEAN)
+}
+
 /// Where a verb failed before there was a report, the JSON file says why.
 fn or_json(result: Result<u8, Failure>, showing: &Showing) -> Result<u8, Failure> {
     if let (Err(failure), Some(file)) = (&result, &showing.json) {
@@ -221,8 +291,7 @@ fn options(color: Color) -> report::Options {
         Color::Never => false,
         Color::Auto => terminal && !wanted("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
     };
-    let width =
-        rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col).filter(|width| terminal && *width > 0);
+    let width = terminal_width();
     let encoding = ["LC_ALL", "LC_CTYPE", "LANG"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
@@ -231,6 +300,12 @@ fn options(color: Color) -> report::Options {
         name.contains("utf-8") || name.contains("utf8")
     });
     report::Options { color, width: width.unwrap_or(120), unicode }
+}
+
+/// Columns of the terminal; `None`: standard output is none.
+fn terminal_width() -> Option<u16> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok().filter(|_| io::stdout().is_terminal());
+    size.map(|size| size.ws_col).filter(|width| *width > 0)
 }
 
 fn write_json(file: &Path, json: &serde_json::Value) -> Result<(), Failure> {

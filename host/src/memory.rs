@@ -329,6 +329,7 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
+    use crate::sparse::tests::{all_calls, captured_calls, region};
 
     #[test]
     fn where_memory_comes_from_is_read() {
@@ -354,6 +355,19 @@ mod tests {
         let failure = find_in_dump(&path, 0x4000_1000).expect_err("holds nothing");
         assert!(failure.message.contains("zeroes") && failure.message.contains("0x40001000"), "{}", failure.message);
         assert_eq!(failure.exit_code, exit::MISUSED);
+    }
+
+    #[test]
+    fn a_dump_brings_what_cores_did_and_called() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("dump");
+        // The dump begins 4 KiB below the boundary on which the region lies.
+        let region = region(1);
+        std::fs::write(&path, [vec![0x55; 0x1000], region].concat()).expect("is written");
+        let origin = Origin { source: "memory", out: Some(folder.path().join("capture.mcap")), ..Origin::default() };
+        let memory = Memory::Dump { path, address: 0x4020_0000 - 0x1000 };
+        let finished = collect(&memory, &origin, &mut |_| ()).expect("is collected");
+        assert_eq!(captured_calls(&finished.capture), all_calls());
     }
 
     /// A client, and a server that answers each packet with the next of `answers`, then hangs up; gives what it was asked.

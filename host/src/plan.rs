@@ -145,8 +145,10 @@ pub struct PlanRequest {
     pub deterministic: bool,
     /// Faults to put in.
     pub faults: Vec<fault::Fault>,
-    /// What to record.
-    pub level: TraceLevel,
+    /// What to record; `None`: what the plan says, else `calls` if it uses the call layer, and `ipi` if not.
+    pub level: Option<TraceLevel>,
+    /// Have each send of the call layer record its sender's frames.
+    pub backtrace: bool,
     /// What a full lane does.
     pub policy: Policy,
     /// The latency that fires policy `trigger`.
@@ -174,7 +176,8 @@ impl Default for PlanRequest {
             keep: Keep::All,
             deterministic: false,
             faults: Vec::new(),
-            level: TraceLevel::Ipi,
+            level: None,
+            backtrace: false,
             policy: Policy::Overwrite,
             trigger: None,
             ring_records: None,
@@ -299,6 +302,10 @@ pub fn builtins() -> &'static [Builtin] {
             builtin!("broadcast", "each core in turn to all others with one write, and all answers awaited"),
             builtin!("storm", "all to core 0 without waiting: more sends than acknowledges"),
             builtin!("self", "each core to itself"),
+            builtin!("calls", "function calls at random: to one, some or all, waited for or not, 12,000 of them"),
+            builtin!("kinds", "every IPI kind by itself between neighbours, crash stop and backtrace as NMIs, too"),
+            builtin!("chain", "calls whose callback calls the next core, from each core in turn"),
+            builtin!("fan-in", "all call core 0 at once: a queue as deep as there are callers"),
         ]
     }
 }

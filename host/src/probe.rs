@@ -10,6 +10,7 @@
 
 mod debug;
 mod link;
+mod look;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ use debug::{CoreError, Cores, Level, Seen, Standing};
 use link::{Link, LinkError};
 
 pub use link::list;
+pub use look::{Look, look};
 
 /// Bytes that are read to find out how fast the link is.
 const SAMPLE: usize = 32 << 10;

@@ -2,7 +2,8 @@
 //!
 //! Guest RAM is a file that QEMU shares: the host reads it with positioned reads while the cores run, stops nothing and
 //! maps nothing. It is made anew for every run, so nothing in it is older than the run. Whatever happens, the child is
-//! killed and the folder removed when a [`Target`] is dropped.
+//! killed and the folder removed when a [`Target`] is dropped. Before a run that was cut short is killed, QEMU is asked where
+//! its cores stand: what a hang was is gone with the process.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -13,15 +14,19 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
-use trace_ring::layout::{Directory, LOCATOR_MAGIC, LOCATOR_OFFSET, Locator, REGION_ALIGN, Request};
+use serde::{Deserialize, Serialize};
+use trace_ring::layout::{
+    Directory, LOCATOR_MAGIC, LOCATOR_OFFSET, Locator, REGION_ALIGN, Request, abort_reason, run_state,
+};
 use trace_ring::plan::PlanHeader;
-use trace_ring::reader::RegionSource;
+use trace_ring::reader::{Region, RegionSource};
 use zerocopy::FromBytes as _;
 
 use crate::child::{Guarded, ask};
 use crate::error::{Explain, FileError, exit};
 use crate::firmware::Image;
 use crate::machine::{Files, IMAGE_OFFSET, Load, Machine, MachineError};
+use crate::monitor::{self, CorePicture, Monitor};
 use crate::scratch::{Scratch, room};
 
 /// The program.
@@ -35,6 +40,15 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How much of RAM is searched for an image that is not where QEMU usually puts it.
 const SEARCHED: u64 = 128 << 20;
+
+/// How long the look at the cores of a run that was cut short may take.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// Names in the scratch folder: the run's own monitor, the one for `inspect --live`, what backs the RAM, and what tells of all.
+const OWN_MONITOR: &str = "qmp";
+const GUEST_MONITOR: &str = "inspect";
+const RAM: &str = "ram";
+const MANIFEST: &str = "run.json";
 
 /// What QEMU says although nothing is wrong.
 const HARMLESS: [&str; 4] = [
@@ -196,7 +210,10 @@ impl<'a> Setup<'a> {
         };
         let plan = scratch.write("plan", self.plan)?;
         let tree = self.tree.as_deref().map(|tree| scratch.write("tree", tree)).transpose()?;
-        let (ram_path, console) = (scratch.file("ram"), scratch.write("console", b"")?);
+        let (ram_path, console) = (scratch.file(RAM), scratch.write("console", b"")?);
+        let monitors: Vec<PathBuf> = [OWN_MONITOR, GUEST_MONITOR].map(|name| scratch.file(name)).into();
+        let fit = monitors.iter().all(|path| path.as_os_str().len() <= monitor::MOST_PATH);
+        let monitors = if fit { monitors } else { Vec::new() };
         let ram = File::options()
             .read(true)
             .write(true)
@@ -204,10 +221,12 @@ impl<'a> Setup<'a> {
             .open(&ram_path)
             .and_then(|file| file.set_len(self.memory_bytes).map(|()| file))
             .map_err(FileError::of("create", &ram_path))?;
-        let files = Files { image: &image, plan: &plan, tree: tree.as_deref(), ram: &ram_path, console: &console };
+        let tree = tree.as_deref();
+        let files = Files { image: &image, plan: &plan, tree, ram: &ram_path, console: &console, monitors: &monitors };
         let arguments = self.machine.arguments(&files, self.memory_bytes, self.load);
         let (ram_base, ram_bytes) = (self.machine.ram_base(), self.memory_bytes);
-        Ok(Prepared { arguments, ram, ram_base, ram_bytes, console, scratch })
+        let ram = Ram { file: ram, base: ram_base, bytes: ram_bytes };
+        Ok(Prepared { arguments, ram, console, monitor: monitors.into_iter().next(), scratch })
     }
 }
 
@@ -215,10 +234,10 @@ impl<'a> Setup<'a> {
 #[derive(Debug)]
 pub struct Prepared {
     arguments: Vec<OsString>,
-    ram: File,
-    ram_base: u64,
-    ram_bytes: u64,
+    ram: Ram,
     console: PathBuf,
+    /// The run's own; `None`: the folder's name is too long for a socket.
+    monitor: Option<PathBuf>,
     scratch: Scratch,
 }
 
@@ -228,17 +247,116 @@ impl Prepared {
         self.arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
     }
 
+    /// What of the run will be missing, if something will.
+    pub fn lack(&self) -> Option<String> {
+        self.monitor.is_none().then(|| {
+            format!(
+                "{} is too long for a socket: QEMU can't be asked where its cores stand (set TMPDIR to a shorter path)",
+                self.scratch.path().display()
+            )
+        })
+    }
+
     /// Boots it. Call this from a thread that lives as long as the target shall ([`Guarded::spawn`] says why).
     pub fn start(self) -> Result<Target, QemuError> {
-        let Prepared { arguments, ram, ram_base, ram_bytes, console, scratch } = self;
+        let Prepared { arguments, ram, console, monitor, scratch } = self;
         let complaints_path = scratch.file("stderr");
         let complaints = File::create(&complaints_path).map_err(FileError::of("create", &complaints_path))?;
         let mut command = Command::new(PROGRAM);
         command.args(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaints);
         let child = Guarded::spawn(&mut command).map_err(QemuError::Missing)?;
         scratch.record_qemu(child.id())?;
-        Ok(Target { child, ram, ram_base, ram_bytes, console, complaints: complaints_path, scratch })
+        let picture = Picture::Never;
+        Ok(Target { child, ram, console, complaints: complaints_path, monitor, picture, scratch })
     }
+}
+
+/// What tells others of a run: how `inspect --live` finds its RAM, its monitor and its symbols.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Name of the machine.
+    pub machine: String,
+    /// Name of the plan.
+    pub plan: String,
+    /// Its capture, which holds the firmware's symbols.
+    pub capture: PathBuf,
+    /// Physical address of RAM's first byte.
+    pub ram_base: u64,
+    /// Process id of QEMU.
+    pub qemu: u32,
+}
+
+impl Manifest {
+    /// Reads that of a scratch folder; `None`: it has none (yet), or one of another version.
+    pub fn of(folder: &Path) -> Option<Manifest> {
+        serde_json::from_slice(&fs::read(folder.join(MANIFEST)).ok()?).ok()
+    }
+
+    /// The RAM of the run in a scratch folder.
+    pub fn ram(&self, folder: &Path) -> Result<Ram, FileError> {
+        let path = folder.join(RAM);
+        let file = File::open(&path).map_err(FileError::of("read", &path))?;
+        let bytes = file.metadata().map_err(FileError::of("read", &path))?.len();
+        Ok(Ram { file, base: self.ram_base, bytes })
+    }
+
+    /// The socket of the monitor that such a run keeps for others.
+    pub fn monitor(folder: &Path) -> PathBuf {
+        folder.join(GUEST_MONITOR)
+    }
+}
+
+/// The file that backs a target's RAM.
+#[derive(Debug)]
+pub struct Ram {
+    file: File,
+    /// Physical address of its first byte.
+    base: u64,
+    bytes: u64,
+}
+
+impl Ram {
+    /// Looks for the region: `None`, as long as the firmware has not laid it out. `everywhere` searches the beginning
+    /// of RAM for the image instead of looking only where QEMU usually puts it.
+    pub fn find_region(&self, everywhere: bool) -> io::Result<Option<RamFile>> {
+        let last = if everywhere { SEARCHED.min(self.bytes) } else { IMAGE_OFFSET };
+        let mut offset = if everywhere { 0 } else { IMAGE_OFFSET };
+        while offset <= last {
+            if let Some(directory) = self.directory_of_image_at(offset)?
+                && let Some(offset) = directory.checked_sub(self.base)
+                && offset.is_multiple_of(REGION_ALIGN)
+                && offset < self.bytes
+            {
+                let ram = self.file.try_clone()?;
+                return Ok(Some(RamFile { ram, offset, end: self.bytes }));
+            }
+            offset += IMAGE_OFFSET;
+        }
+        Ok(None)
+    }
+
+    /// The directory's address as the image at this offset of RAM says it; `None`: no image there, or no region yet.
+    fn directory_of_image_at(&self, offset: u64) -> io::Result<Option<u64>> {
+        let mut bytes = [0; size_of::<Locator>()];
+        let at = offset + LOCATOR_OFFSET;
+        if at + bytes.len() as u64 > self.bytes {
+            return Ok(None);
+        }
+        self.file.read_exact_at(&mut bytes, at)?;
+        let Ok(locator) = Locator::read_from_bytes(&bytes) else { return Ok(None) };
+        Ok((locator.magic == LOCATOR_MAGIC && locator.directory_pa != 0).then_some(locator.directory_pa))
+    }
+}
+
+/// Where the cores stood when a run was cut short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Picture {
+    /// Nobody looked: the run ended by itself, or has not ended.
+    Never,
+    /// What was seen.
+    Taken(Vec<CorePicture>),
+    /// Why nothing was seen.
+    Failed(String),
 }
 
 /// A machine that runs. Dropping it kills QEMU, then removes the scratch folder.
@@ -246,11 +364,11 @@ impl Prepared {
 pub struct Target {
     // Field order is drop order: the child goes before the folder it works in.
     child: Guarded,
-    ram: File,
-    ram_base: u64,
-    ram_bytes: u64,
+    ram: Ram,
     console: PathBuf,
     complaints: PathBuf,
+    monitor: Option<PathBuf>,
+    picture: Picture,
     scratch: Scratch,
 }
 
@@ -270,9 +388,63 @@ impl Target {
         self.child.poll()
     }
 
-    /// Ends QEMU. Its RAM file, console and complaints stay readable.
+    /// Tells others of the run.
+    pub fn announce(&self, machine: &str, plan: &str, capture: &Path) -> Result<(), FileError> {
+        let manifest = Manifest {
+            machine: machine.into(),
+            plan: plan.into(),
+            capture: std::path::absolute(capture).unwrap_or_else(|_| capture.into()),
+            ram_base: self.ram.base,
+            qemu: self.process(),
+        };
+        // Plain data with text keys can't fail. Whoever looks meanwhile finds no manifest, never half of one.
+        let text = serde_json::to_vec(&manifest).unwrap_or_default();
+        let written = self.scratch.write("run.json.new", &text)?;
+        let path = self.scratch.file(MANIFEST);
+        fs::rename(&written, &path).map_err(FileError::of("write", &path))
+    }
+
+    /// Ends QEMU. Its RAM file, console and complaints stay readable. A run that was cut short is looked at before.
     pub fn kill(&mut self) {
+        if self.picture == Picture::Never && matches!(self.poll(), Ok(None)) && self.is_cut_short() {
+            self.picture = self.look();
+        }
         self.child.kill();
+    }
+
+    /// Where the cores stood when the run was cut short.
+    pub fn picture(&self) -> &Picture {
+        &self.picture
+    }
+
+    /// Whether the run has not ended, or ended because a core hangs or faulted.
+    fn is_cut_short(&self) -> bool {
+        let Some(mut source) = self.find_region(false).ok().flatten() else { return true };
+        let status = Region::open(&mut source).and_then(|region| region.status(&mut source));
+        let Ok(status) = status else { return true };
+        match status.state {
+            run_state::ENDED => false,
+            run_state::ABORTED => matches!(status.reason, abort_reason::DEADLINE | abort_reason::FAULT),
+            _ => true,
+        }
+    }
+
+    /// Stops the cores and looks where they stand.
+    fn look(&self) -> Picture {
+        let Some(path) = &self.monitor else {
+            return Picture::Failed("the scratch folder's path is too long for the socket of QEMU's monitor".into());
+        };
+        let source = self.find_region(false).ok().flatten();
+        let entries = source.and_then(|mut source| Region::open(&mut source).ok()?.core_entries(&mut source).ok());
+        let look = || {
+            let mut monitor = Monitor::connect(path)?;
+            monitor.stop()?;
+            monitor::picture(&mut monitor, &entries.unwrap_or_default(), LOOK)
+        };
+        match look() {
+            Ok(pictures) => Picture::Taken(pictures),
+            Err(error) => Picture::Failed(error.to_string()),
+        }
     }
 
     /// What the console said so far.
@@ -285,35 +457,9 @@ impl Target {
         sift(&String::from_utf8_lossy(&fs::read(&self.complaints).unwrap_or_default()))
     }
 
-    /// Looks for the region: `None`, as long as the firmware has not laid it out. `everywhere` searches the beginning
-    /// of RAM for the image instead of looking only where QEMU usually puts it.
+    /// Looks for the region, as [`Ram::find_region`] does.
     pub fn find_region(&self, everywhere: bool) -> io::Result<Option<RamFile>> {
-        let last = if everywhere { SEARCHED.min(self.ram_bytes) } else { IMAGE_OFFSET };
-        let mut offset = if everywhere { 0 } else { IMAGE_OFFSET };
-        while offset <= last {
-            if let Some(directory) = self.directory_of_image_at(offset)?
-                && let Some(offset) = directory.checked_sub(self.ram_base)
-                && offset.is_multiple_of(REGION_ALIGN)
-                && offset < self.ram_bytes
-            {
-                let ram = self.ram.try_clone()?;
-                return Ok(Some(RamFile { ram, offset, end: self.ram_bytes }));
-            }
-            offset += IMAGE_OFFSET;
-        }
-        Ok(None)
-    }
-
-    /// The directory's address as the image at this offset of RAM says it; `None`: no image there, or no region yet.
-    fn directory_of_image_at(&self, offset: u64) -> io::Result<Option<u64>> {
-        let mut bytes = [0; size_of::<Locator>()];
-        let at = offset + LOCATOR_OFFSET;
-        if at + bytes.len() as u64 > self.ram_bytes {
-            return Ok(None);
-        }
-        self.ram.read_exact_at(&mut bytes, at)?;
-        let Ok(locator) = Locator::read_from_bytes(&bytes) else { return Ok(None) };
-        Ok((locator.magic == LOCATOR_MAGIC && locator.directory_pa != 0).then_some(locator.directory_pa))
+        self.ram.find_region(everywhere)
     }
 }
 

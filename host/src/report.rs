@@ -2,6 +2,7 @@
 //!
 //! The JSON is a contract (`"schema": "ipiscope.report/1"`): fields and values may be added, never renamed.
 
+mod calls;
 mod json;
 mod text;
 
@@ -10,19 +11,23 @@ use std::path::Path;
 
 use object::{Object, ObjectSymbol};
 use serde::Serialize;
+use trace_ring::calls::{Delivery, IpiKind};
 use trace_ring::layout::{
-    COST_RECORDS, CoreEntry, abort_reason, clock_flag, conduit, core_state, fault_kind, run_state,
+    COST_RECORDS, CoreEntry, abort_reason, clock_flag, conduit, core_feature, core_state, fault_kind, run_state,
 };
 use trace_ring::record::ReceiverState;
 
 use crate::capture::{Capture, CaptureError, ELF_ATTACHMENT, Ended, ErrorInfo, VerdictScope, context_name};
+use crate::correlate::stages::{self, StageFigures};
 use crate::correlate::{Counts, From, Ipis, View, correlate};
 use crate::detect::{Evidence, Suspect, core_error, detect, fault_name};
 use crate::fault::Fault;
 use crate::plan::{Keep, PlanMeta};
 use crate::stats::{Pool, Summary};
+use crate::symbols::Symbols;
 
 pub use crate::detect::Verdict;
+pub use calls::{CallbackReport, CallsReport, CrashStop, DepthReport, KindReport, SlowCall, WaitReport};
 pub use json::error_report;
 
 /// Name and version of the JSON contract.
@@ -70,8 +75,16 @@ pub struct Report {
     pub phases: Vec<PhaseReport>,
     /// Measured pairs.
     pub pairs: Vec<Pair>,
-    /// Stages of an interrupt, where they were recorded.
+    /// IPI kinds, where the plan uses them.
+    pub kinds: Vec<KindReport>,
+    /// Stages of interrupts and calls, where they were recorded.
     pub stages: Vec<Stage>,
+    /// Calls; null where they were not recorded.
+    pub calls: Option<CallsReport>,
+    /// How long functions took, by core.
+    pub callbacks: Vec<CallbackReport>,
+    /// What stood on the queues of each core.
+    pub queue_depth: Vec<DepthReport>,
     /// What the verdict rests on.
     pub suspects: Vec<Suspect>,
     /// What is worth a look.
@@ -80,6 +93,8 @@ pub struct Report {
     pub injected: Vec<Injected>,
     /// Exceptions and panics.
     pub faults: Vec<FaultReport>,
+    /// Cores that a crash stop parked, and where they were.
+    pub crash_stops: Vec<CrashStop>,
     /// Accounts of the lanes that anything was written to.
     pub lanes: Vec<LaneReport>,
     /// The plan.
@@ -151,6 +166,8 @@ pub struct CoreReport {
     pub cluster: usize,
     /// Whether it took part.
     pub up: bool,
+    /// How urgently an IPI can reach it with its interrupts off: `nmi`, `pseudo_nmi`, `none`; null: it was not tried.
+    pub nmi: Option<&'static str>,
     /// Why it did not.
     pub error: Option<String>,
 }
@@ -302,8 +319,10 @@ pub struct Pair {
     pub from: u16,
     /// Receiver.
     pub to: u16,
-    /// What was sent: `sgi` and its INTID.
+    /// What was sent: a kind's name, or `sgi` and the INTID of bare SGIs.
     pub kind: String,
+    /// How it came: `irq`, `pseudo_nmi`, `nmi`; null: no record says.
+    pub delivery: Option<&'static str>,
     /// The receiver's state.
     pub state: &'static str,
     /// The trace level.
@@ -341,22 +360,28 @@ pub struct Stage {
     /// Its latencies.
     #[serde(flatten)]
     pub latency: Latency,
+    /// The median, whatever the number of samples, ns.
+    #[serde(skip)]
+    median_ns: f64,
+    /// Its place in the life of a call.
+    #[serde(skip)]
+    order: stages::Stage,
 }
 
 /// The stages of every core that recorded some.
 fn stages(ipis: &Ipis, tick_ns: f64) -> Vec<Stage> {
-    let mut list = Vec::new();
-    for (core, stages) in (0..).zip(&ipis.stages) {
-        for (name, samples) in
-            [("entry_to_acknowledge", &stages.entry_to_acknowledge), ("acknowledge_to_end", &stages.acknowledge_to_end)]
-        {
-            if !samples.is_empty() {
-                let latency = Latency::of(samples.clone().summary(1.0), tick_ns);
-                list.push(Stage { stage: name.into(), kind: "sgi".into(), core, latency });
-            }
+    let figures = |figures: &StageFigures| {
+        let summary = figures.samples.clone().summary(1.0);
+        Stage {
+            stage: figures.stage.name().into(),
+            kind: figures.kind.map_or("sgi", IpiKind::name).into(),
+            core: figures.core,
+            latency: Latency::of(summary, tick_ns),
+            median_ns: summary.map_or(0.0, |summary| summary.median * tick_ns),
+            order: figures.stage,
         }
-    }
-    list
+    };
+    ipis.stages.iter().map(figures).collect()
 }
 
 /// A fault that was put in.
@@ -449,7 +474,8 @@ pub fn build(path: &Path) -> Result<Report, CaptureError> {
 
 fn assemble(capture: &Capture, ipis: Ipis) -> Report {
     let (info, ending) = (capture.info(), capture.ending());
-    let findings = detect(&Evidence { info, ending, ipis: &ipis });
+    let symbols = Symbols::of(capture);
+    let findings = detect(&Evidence { info, ending, ipis: &ipis, symbols: &symbols });
     let view = ipis.view.as_ref();
     let hz = view.map_or(0, |view| view.directory.counter_hz);
     let tick_ns = 1e9 / hz.max(1) as f64;
@@ -507,7 +533,7 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
         verdict_scope: info.verdict_scope,
         ended: ending.map_or(Ended::Interrupted, |ending| ending.ended),
         error: error(capture, &ipis),
-        target: target(capture, view),
+        target: target(capture, view, ipis.slots.iter().any(|slot| slot.kind.is_some())),
         clock: clock(capture, view, !clock_fault),
         trace,
         ipis: IpiCounts {
@@ -519,11 +545,16 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
         },
         phases,
         pairs: pairs(capture, &ipis, tick_ns),
+        kinds: calls::kinds(&ipis, tick_ns),
         stages: stages(&ipis, tick_ns),
+        calls: calls::calls(capture, &ipis, &symbols, tick_ns),
+        callbacks: calls::callbacks(&ipis, &symbols, tick_ns),
+        queue_depth: calls::queue_depth(&ipis, tick_ns),
         suspects: findings.suspects,
         advisories: findings.advisories,
         injected: injected(capture, view),
         faults: faults(capture, view),
+        crash_stops: calls::crash_stops(view, &symbols),
         lanes,
         plan: info.plan.clone(),
         build: Build {
@@ -595,7 +626,7 @@ fn message_text(fault: &trace_ring::layout::FaultEntry) -> String {
     String::from_utf8_lossy(fault.message.get(..length).unwrap_or_default()).trim_end_matches('\0').to_owned()
 }
 
-fn target(capture: &Capture, view: Option<&View>) -> Target {
+fn target(capture: &Capture, view: Option<&View>, uses_kinds: bool) -> Target {
     let info = capture.info();
     let directory = view.map(|view| &view.directory);
     let count = usize::from(info.plan.cores);
@@ -612,6 +643,14 @@ fn target(capture: &Capture, view: Option<&View>) -> Target {
         class: class(core.midr),
         cluster: clusters.binary_search(&(core.mpidr >> 8)).unwrap_or(0),
         up: core.state == core_state::UP,
+        nmi: (uses_kinds && core.state == core_state::UP).then(|| {
+            let has = |feature: u32| core.features & feature != 0;
+            match (has(core_feature::NMI), has(core_feature::PSEUDO_NMI)) {
+                (true, _) => Delivery::Nmi.name(),
+                (false, true) => Delivery::PseudoNmi.name(),
+                (false, false) => "none",
+            }
+        }),
         error: match core.state {
             core_state::UP => None,
             core_state::FAULTED => Some("took an exception or panicked".into()),
@@ -790,7 +829,8 @@ fn pairs(capture: &Capture, ipis: &Ipis, tick_ns: f64) -> Vec<Pair> {
             Pair {
                 from: slot.from,
                 to: slot.to,
-                kind: format!("sgi{}", slot.intid),
+                kind: slot.kind.map_or_else(|| format!("sgi{}", slot.intid), |kind| kind.name().into()),
+                delivery: slot.delivery.map(Delivery::name),
                 state: ReceiverState::name(slot.state),
                 level: info.plan.level.clone(),
                 phase: meta.map_or_else(|| slot.phase.to_string(), |meta| meta.name.clone()),
@@ -813,6 +853,9 @@ fn injected(capture: &Capture, view: Option<&View>) -> Vec<Injected> {
             Fault::Drop { from, .. } => truth(from).map(|truth| truth.dropped),
             Fault::Late { core, .. } => truth(core).map(|truth| truth.delayed),
             Fault::Mask { core, .. } => truth(core).map(|truth| truth.masked),
+            Fault::SlowCallback { core, .. } => truth(core).map(|truth| truth.slowed),
+            Fault::Stuck { core, .. } => truth(core).map(|truth| truth.stuck),
+            Fault::CsdLock { core, .. } => truth(core).map(|truth| truth.left_locked),
             Fault::Dead { .. } | Fault::Crash { .. } | Fault::Overflow { .. } => None,
         });
         Injected { fault: text.clone(), struck }
@@ -822,7 +865,10 @@ fn injected(capture: &Capture, view: Option<&View>) -> Vec<Injected> {
 
 fn faults(capture: &Capture, view: Option<&View>) -> Vec<FaultReport> {
     let entries = view.map_or(&[][..], |view| view.faults.as_slice());
-    let entries: Vec<_> = (0..).zip(entries).filter(|(_, fault)| fault.kind != fault_kind::NONE).collect();
+    let entries: Vec<_> = (0..)
+        .zip(entries)
+        .filter(|(_, fault)| !matches!(fault.kind, fault_kind::NONE | fault_kind::CRASH_STOP))
+        .collect();
     if entries.is_empty() {
         return Vec::new();
     }

@@ -10,14 +10,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::capture::{Attachment, CaptureError, CaptureWriter, ELF_ATTACHMENT, PLAN_ATTACHMENT, RunInfo, VerdictScope};
+use crate::capture::{
+    Attachment, CaptureError, CaptureWriter, ELF_ATTACHMENT, Ended, PLAN_ATTACHMENT, RunInfo, VerdictScope,
+};
 use crate::drain::{self, Outcome, Settings};
 use crate::error::{Explain as _, Failure, FileError, exit};
 use crate::firmware;
+use crate::inspect;
 use crate::machine::{HostAbilities, Machine, MachineRequest};
 use crate::plan::{self, PlanRequest};
 use crate::progress::Progress;
-use crate::qemu::{Setup, Version};
+use crate::qemu::{Picture, Setup, Version};
 
 /// The folder of captures whose name was not given.
 pub const RUNS: &str = "runs";
@@ -38,6 +41,18 @@ pub struct Request {
     pub out: Option<PathBuf>,
     /// `--tag`.
     pub tags: BTreeMap<String, String>,
+    /// `--on-hang`.
+    pub on_hang: OnHang,
+}
+
+/// What to do when a run ends because somebody hangs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnHang {
+    /// Report alone; where the cores stood is in the capture.
+    #[default]
+    Report,
+    /// Print where the cores stand, on standard error.
+    Inspect,
 }
 
 /// A run that was made.
@@ -121,8 +136,12 @@ pub fn qemu(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Finished, Fa
     let mut capture = CaptureWriter::create(&reserved.path, &info, &attachments).map_err(unwritable)?;
     step("capture");
 
+    if let Some(lack) = prepared.lack() {
+        say(&format!("note: {lack}"));
+    }
     let mut target = prepared.start()?;
     reserved.keep();
+    target.announce(&machine.board.name, &compiled.meta.name, &reserved.path)?;
     let meta = &compiled.meta;
     let mut progress = Progress::new(meta.expected_sends, meta.duration());
     let boot_deadline = Duration::from_secs(60) + Duration::from_millis(100) * machine.cores.into();
@@ -135,11 +154,23 @@ pub fn qemu(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Finished, Fa
         boot_deadline: boot_deadline.min(compiled.host_deadline),
         phases: &compiled.meta.phases,
     };
-    let outcome = drain::drain(&mut target, &mut capture, &mut progress, &settings).map_err(unwritable)?;
+    let mut outcome = drain::drain(&mut target, &mut capture, &mut progress, &settings).map_err(unwritable)?;
     step("run");
+    match target.picture() {
+        Picture::Never => {}
+        Picture::Taken(picture) => capture.picture(picture).map_err(unwritable)?,
+        Picture::Failed(why) => outcome.ending.notes.push(format!("where the cores stood is not known: {why}")),
+    }
     capture.finish(&outcome.ending).map_err(unwritable)?;
     let complaints = target.complaints();
     drop(target);
+    if request.on_hang == OnHang::Inspect && outcome.ending.ended == Ended::Deadline {
+        // What can't be inspected can still be reported on.
+        match inspect::of_capture(&reserved.path, inspect::LAST) {
+            Ok(inspection) => say(&format!("where the cores stood:\n{}", inspection.text(inspect::WIDTH).trim_end())),
+            Err(failure) => say(&format!("note: where the cores stood can't be told: {failure}")),
+        }
+    }
     if !complaints.is_empty() && outcome.ending.error.is_none() {
         say(&format!("QEMU says: {complaints}"));
     }

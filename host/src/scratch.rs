@@ -95,6 +95,40 @@ impl Drop for Scratch {
     }
 }
 
+/// A run of this user that goes on: its folder is locked by a living host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Process id of its host.
+    pub host: u32,
+}
+
+/// All runs of this user that go on, by the process id of their hosts.
+pub fn running() -> Vec<Running> {
+    let bases = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
+    let mut found: Vec<Running> = bases.iter().flat_map(|base| running_in(base)).collect();
+    found.sort_by(|a, b| (a.host, &a.folder).cmp(&(b.host, &b.folder)));
+    found.dedup();
+    found
+}
+
+fn running_in(base: &Path) -> Vec<Running> {
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    let living = entries.filter_map(|entry| {
+        let host = entry.file_name().to_str()?.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()?;
+        let folder = entry.path();
+        let metadata = fs::symlink_metadata(&folder).ok()?;
+        if !metadata.is_dir() || metadata.uid() != rustix::process::geteuid().as_raw() {
+            return None;
+        }
+        // Taken for a moment only: a sweep that meets it locked comes again.
+        let lock = File::options().write(true).open(folder.join(LOCK)).ok()?;
+        matches!(lock.try_lock(), Err(TryLockError::WouldBlock)).then_some(Running { folder, host })
+    });
+    living.collect()
+}
+
 /// Bytes free in the file system of `folder`; `None`: there is no such folder.
 pub fn room(folder: &Path) -> Option<u64> {
     let system = rustix::fs::statvfs(folder).ok()?;
@@ -184,6 +218,21 @@ mod tests {
         let folder = scratch.path().to_path_buf();
         drop(scratch);
         assert!(!folder.exists());
+    }
+
+    #[test]
+    fn runs_that_go_on_are_told_from_those_that_were_killed() {
+        let base = tempfile::tempdir().expect("a folder");
+        let left = base.path().join("ipiscope-1-0000000000000001");
+        fs::create_dir(&left).expect("is made");
+        fs::write(left.join(LOCK), "").expect("is written");
+        fs::create_dir(base.path().join("ipiscope-notes")).expect("is made");
+        assert_eq!(running_in(base.path()), []);
+        let live = Scratch::create_in(base.path(), 2).expect("is made");
+        let expected = Running { folder: live.path().to_path_buf(), host: std::process::id() };
+        assert_eq!(running_in(base.path()), [expected]);
+        drop(live);
+        assert_eq!(running_in(base.path()), []);
     }
 
     #[test]

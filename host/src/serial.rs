@@ -1099,11 +1099,13 @@ impl Drop for Link {
 
 #[cfg(test)]
 mod tests {
+    use trace_ring::layout::run_state;
     use trace_ring::record::RECORD_BYTES;
 
     use super::*;
-    use crate::sparse::Gap;
-    use crate::sparse::tests::region;
+    use crate::capture::Capture;
+    use crate::sparse::tests::{all_calls, captured_calls, directory_of, region};
+    use crate::sparse::{Gap, unknown_live};
 
     /// What a target says of a region: text, lines, text.
     fn transcript(region: &[u8], nonce: u64) -> Vec<String> {
@@ -1268,6 +1270,41 @@ mod tests {
         let ranks = |lines: &[String]| collect(&lines.join("\n")).run.rank(Want::All);
         assert_eq!((ranks(&lines), ranks(&summary), ranks(&summary[..summary.len() - 1])), (3, 3, 2));
         assert_eq!(ranks(&summary[..10]), 1);
+    }
+
+    #[test]
+    fn what_cores_did_and_called_comes_over_a_console_and_is_missed_where_it_does_not() {
+        let mut region = region(1);
+        region[core::mem::offset_of!(Directory, status)] = run_state::ENDED as u8;
+        let (at, folder) = (directory_of(&region).sections, tempfile::tempdir().expect("a folder"));
+        let (log, out) = (folder.path().join("log"), folder.path().join("capture.mcap"));
+        let told = |lines: &[String]| {
+            std::fs::write(&log, lines.join("\n") + "\n").expect("is written");
+            let origin = Origin { out: Some(out.clone()), ..Origin::default() };
+            let (input, want) = (Input::Log(log.clone()), Want::All);
+            let request = Request { input, want, verbose: false, log_to: None, origin };
+            let outcome = take(&request, &mut |_| ()).expect("is taken").outcome;
+            (outcome.ending.error.map(|error| error.message), captured_calls(&out))
+        };
+        let lines = transcript(&region, 1);
+        assert_eq!(told(&lines), (None, all_calls()));
+
+        // The line that holds the begin of what core 1 did is damaged.
+        let lost = at.live + 64;
+        let holds = |line: &str| {
+            let mut scanner = Scanner::new();
+            line.bytes().any(|byte| match scanner.push(byte) {
+                Some(Line::Data { offset, bytes }) => (offset..offset + bytes.len() as u64).contains(&lost),
+                _ => false,
+            })
+        };
+        let rest: Vec<String> = lines.iter().filter(|line| !holds(line)).cloned().collect();
+        assert_eq!(rest.len(), lines.len() - 1);
+        let (error, (live, _)) = told(&rest);
+        assert!(error.as_ref().is_some_and(|error| error.contains("section `live`")), "{error:?}");
+        assert_eq!(live[1], unknown_live(), "half of what it did is not known");
+        let notes = &Capture::open(&out).expect("is read").info().notes.join("; ");
+        assert!(notes.contains("missing: section `live`"), "{notes}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::ops::{ControlFlow, Range};
 
+use trace_ring::calls::{CallDescriptor, LiveEntry, call_state, doing};
 use trace_ring::layout::{
     ABI_VERSION, Context, CoreEntry, Directory, FaultEntry, HISTOGRAM_BYTES, HeadLine, LANES_PER_CORE, LOG_STRIDE,
     LaneDescriptor, LogHeader, MAGIC, MAX_CORES, PairSlot, PhaseResult, Truth, core_state,
@@ -100,7 +101,7 @@ pub enum Part {
 
 impl Part {
     /// Whether a verdict needs it. Logs and the twins' truth only illustrate one, and records only explain it: the totals
-    /// are the target's.
+    /// are the target's. A call that nobody ran stands in its descriptor and nowhere else.
     pub const fn is_needed(&self) -> bool {
         match self {
             Part::Directory => true,
@@ -335,7 +336,8 @@ impl Sparse {
     /// Makes what is missing harmless for whoever reads the region without asking what came: an element of a section that
     /// lacks a byte becomes zero as a whole, so that no counter is half of one and half 0xFF. A lane whose place is unknown
     /// is put where no record of its can be, so that its records are counted, and as missing; a core whose entry is unknown gets
-    /// a state that nobody knows, so that it is not blamed for one that it was not in. Records stay as they are.
+    /// a state that nobody knows, so that it is not blamed for one that it was not in, and so do what a core does and a call
+    /// descriptor. Records stay as they are.
     pub fn settle(&mut self) -> Result<(), Implausible> {
         let Some(directory) = self.directory()? else { return Ok(()) };
         for (name, offset, size, count) in sections(&directory) {
@@ -366,6 +368,8 @@ impl Sparse {
                         unknown.state = core_state::UNKNOWN;
                         Some(unknown.as_bytes().to_vec())
                     }
+                    "live" => Some(unknown_live().as_bytes().to_vec()),
+                    "calls" => Some(unknown_call().as_bytes().to_vec()),
                     _ => None,
                 };
                 if let Some(element) = element {
@@ -467,8 +471,18 @@ fn believed(offset: u64, length: u64) -> Option<Range<u64>> {
     Some(offset..end)
 }
 
+/// What stands for a core of which it is not known what it does: a number that nobody knows, and nothing to wait for.
+pub(crate) fn unknown_live() -> LiveEntry {
+    LiveEntry { doing: doing::UNKNOWN, waits_for: u16::MAX, ..LiveEntry::default() }
+}
+
+/// The same for a call descriptor.
+pub(crate) fn unknown_call() -> CallDescriptor {
+    CallDescriptor { state: call_state::UNKNOWN, ..CallDescriptor::default() }
+}
+
 /// The sections in front of the records, the most important first.
-fn sections(directory: &Directory) -> [Section; 10] {
+fn sections(directory: &Directory) -> [Section; 12] {
     let at = &directory.sections;
     let cores = u64::from(directory.core_count);
     let lanes = cores * LANES_PER_CORE as u64;
@@ -481,6 +495,8 @@ fn sections(directory: &Directory) -> [Section; 10] {
         ("slots", at.slots, size_of::<PairSlot>() as u64, directory.slot_count.into()),
         ("histograms", at.histograms, HISTOGRAM_BYTES, directory.histogram_count.into()),
         ("faults", at.faults, size_of::<FaultEntry>() as u64, cores),
+        ("live", at.live, size_of::<LiveEntry>() as u64, cores),
+        ("calls", at.calls, size_of::<CallDescriptor>() as u64, directory.descriptor_count.into()),
         ("logs", at.logs, LOG_STRIDE, cores),
         ("truth", at.truth, size_of::<Truth>() as u64, cores),
     ]
@@ -629,20 +645,25 @@ fn plural(count: u64, what: &str) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::path::Path;
+
     use proptest::prelude::*;
     use trace_ring::layout::{Shape, lay_out};
     use trace_ring::reader::{Drained, Region, Writer};
     use trace_ring::record::{Event, Kind};
 
     use super::*;
+    use crate::capture::Capture;
 
     pub(crate) const CORES: u64 = 2;
     pub(crate) const LOG2: u32 = 6;
+    const CALLS: u64 = 14;
 
     /// A region of two cores: 40 records in core 0's thread lane, 100 (64 of them left) in core 1's IRQ lane.
     pub(crate) fn region(nonce: u64) -> Vec<u8> {
         let lanes = CORES * LANES_PER_CORE as u64;
-        let shape = Shape { cores: CORES, phases: 1, meta: 24, slots: 2, histograms: 1, records: lanes << LOG2 };
+        let (descriptors, records) = (CALLS, lanes << LOG2);
+        let shape = Shape { cores: CORES, phases: 1, meta: 24, slots: 2, histograms: 1, descriptors, records };
         let (sections, length) = lay_out(shape);
         let mut bytes = vec![0; length as usize];
         let mut put = |offset: u64, piece: &[u8]| bytes[offset as usize..][..piece.len()].copy_from_slice(piece);
@@ -651,12 +672,19 @@ pub(crate) mod tests {
         (directory.region_len, directory.sections, directory.meta_len) = (length, sections, 24);
         (directory.core_count, directory.phase_count, directory.slot_count) = (CORES as u32, 1, 2);
         (directory.histogram_count, directory.log_stride) = (1, LOG_STRIDE as u32);
+        directory.descriptor_count = CALLS as u32;
         put(0, directory.as_bytes());
         let mut log = LogHeader::new_zeroed();
         (log.head, log.capacity) = (10, LOG_STRIDE - 64);
         put(sections.logs, log.as_bytes());
         put(sections.logs + 64, b"log of cor");
         put(sections.meta, b"{\"name\":\"a test's plan\"}");
+        for core in 0..CORES {
+            put(sections.live + core * size_of::<LiveEntry>() as u64, live(core).as_bytes());
+        }
+        for index in 0..CALLS {
+            put(sections.calls + index * size_of::<CallDescriptor>() as u64, call(index).as_bytes());
+        }
         for lane in 0..lanes {
             let mut descriptor = LaneDescriptor::new_zeroed();
             descriptor.offset = sections.records + (lane << LOG2) * RECORD_BYTES;
@@ -677,7 +705,30 @@ pub(crate) mod tests {
         bytes
     }
 
-    fn directory_of(region: &[u8]) -> Directory {
+    /// What core `core` does in [`region`].
+    pub(crate) fn live(core: u64) -> LiveEntry {
+        LiveEntry { doing: doing::CALL, op: 3, since: 50 + core, waits_descriptor: 2, ..LiveEntry::default() }
+    }
+
+    /// Call descriptor `index` in [`region`].
+    pub(crate) fn call(index: u64) -> CallDescriptor {
+        CallDescriptor { queued: 60 + index, state: call_state::QUEUED, target: 1, ..CallDescriptor::default() }
+    }
+
+    /// What the newest snapshot of a capture says of cores and calls.
+    pub(crate) fn captured_calls(path: &Path) -> (Vec<LiveEntry>, Vec<CallDescriptor>) {
+        let capture = Capture::open(path).expect("is read");
+        let mut snapshot = capture.snapshot().expect("is there");
+        let region = Region::open(&mut snapshot).expect("opens");
+        (region.live(&mut snapshot).expect("is read"), region.descriptors(&mut snapshot).expect("are read"))
+    }
+
+    /// What [`region`] says of them.
+    pub(crate) fn all_calls() -> (Vec<LiveEntry>, Vec<CallDescriptor>) {
+        ((0..CORES).map(live).collect(), (0..CALLS).map(call).collect())
+    }
+
+    pub(crate) fn directory_of(region: &[u8]) -> Directory {
         Directory::read_from_prefix(region).expect("long enough").0
     }
 
@@ -719,7 +770,8 @@ pub(crate) mod tests {
         // Of core 0's thread lane 40 of 64 are published; what lies between the sections is nobody's.
         let unused = at.records + 40 * RECORD_BYTES..at.records + 64 * RECORD_BYTES;
         let log = at.logs + 64 + 10..at.logs + LOG_STRIDE;
-        let padding = at.truth + 2 * size_of::<Truth>() as u64..at.records;
+        let padding = at.calls + CALLS * size_of::<CallDescriptor>() as u64..at.records;
+        assert!(!padding.is_empty());
         let mut sparse = without(&region, &[log, padding, unused]);
         assert!(sparse.is_complete(Want::All));
         sparse.settle().expect("plausible");
@@ -816,6 +868,30 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_cores_did_and_called_comes_like_any_section_and_is_unknown_where_it_did_not() {
+        let region = region(1);
+        let at = directory_of(&region).sections;
+        // A byte of core 1's line; the end of descriptor 3, all of 4, the begin of 5.
+        let (line, calls) = (at.live + 64 + 8..at.live + 64 + 9, at.calls + 3 * 64 + 60..at.calls + 5 * 64 + 1);
+        let mut sparse = without(&region, &[line.clone(), calls.clone()]);
+        let gaps = sparse.all_missing(Want::Summary).expect("plausible");
+        let expected = [("live", line), ("calls", calls)].map(|(name, bytes)| Gap { part: Part::Section(name), bytes });
+        assert_eq!(gaps, expected);
+        for gap in &gaps {
+            assert!(Missing::of(std::slice::from_ref(gap)).needed, "{gap:?}");
+        }
+        sparse.settle().expect("plausible");
+        let opened = Region::open(&mut sparse).expect("opens");
+        assert_eq!(opened.live(&mut sparse).expect("is read"), [live(0), unknown_live()]);
+        let found = opened.descriptors(&mut sparse).expect("are read");
+        let expected: Vec<CallDescriptor> =
+            (0..CALLS).map(|index| if (3..6).contains(&index) { unknown_call() } else { call(index) }).collect();
+        assert_eq!(found, expected);
+        // What stands there is no state that this version knows.
+        assert!(unknown_live().doing > doing::DONE && unknown_call().state > call_state::EXECUTED);
+    }
+
+    #[test]
     fn what_a_liar_claims_takes_no_memory_and_is_refused() {
         let mut sparse = Sparse::new();
         assert_eq!(sparse.put_zeros(0, 15 << 30).fresh, 15 << 30);
@@ -826,7 +902,7 @@ pub(crate) mod tests {
         assert!(sparse.read(u64::MAX, &mut [0; 4]).is_err());
 
         type Lie = fn(&mut Directory);
-        let lies: [(&str, Lie); 8] = [
+        let lies: [(&str, Lie); 12] = [
             ("version", |directory| directory.version = 99),
             ("core_count", |directory| directory.core_count = 513),
             ("core_count", |directory| directory.core_count = 0),
@@ -834,6 +910,10 @@ pub(crate) mod tests {
             ("slots", |directory| directory.slot_count = u32::MAX),
             ("histograms", |directory| directory.sections.histograms = u64::MAX - 7),
             ("meta", |directory| directory.meta_len = u64::MAX),
+            ("calls", |directory| directory.descriptor_count = u32::MAX),
+            ("calls", |directory| directory.sections.calls = u64::MAX - 7),
+            ("live", |directory| directory.sections.live += 4),
+            ("live", |directory| directory.sections.live = directory.region_len - 64),
             ("records", |directory| directory.sections.records = 1 << 50),
         ];
         for (names, lie) in lies {

@@ -168,8 +168,13 @@ impl Samples {
                 self.values.get(rank - 1).copied().unwrap_or(self.greatest) as f64
             }
         };
-        let deviation = if self.count > 1 { (self.squares / (self.count - 1) as f64).max(0.0).sqrt() } else { 0.0 };
         let mean = self.sum as f64 / self.count as f64;
+        // Of sorted values the same to the last bit, in whatever order they came.
+        let squares = match &self.spilled {
+            Some(_) => self.squares,
+            None => self.values.iter().map(|value| (*value as f64 - mean).powi(2)).sum(),
+        };
+        let deviation = if self.count > 1 { (squares / (self.count - 1) as f64).max(0.0).sqrt() } else { 0.0 };
         Some(Summary::new(
             self.count,
             self.least,

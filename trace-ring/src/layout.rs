@@ -13,6 +13,8 @@
 //!          FaultEntry[core_count]     exceptions and panics
 //!          LogHeader + bytes [cores]  defmt frames
 //!          Truth[core_count]          what the fault twins did: never shown to a detector
+//!          LiveEntry[core_count]      what each core does now
+//!          CallDescriptor[...]        the call layer's descriptors, where the plan calls; descriptors_per_core() for each core
 //!          records                    32 bytes each, lane by lane
 //! ```
 //!
@@ -22,7 +24,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this crate that two separately built programs share: region, records, plan.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// First word of a live [`Directory`]: "ipiscope" in ASCII, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ipiscope");
@@ -154,6 +156,10 @@ pub struct Sections {
     pub logs: u64,
     /// [`Truth`] for each core.
     pub truth: u64,
+    /// [`crate::calls::LiveEntry`] for each core.
+    pub live: u64,
+    /// [`crate::calls::CallDescriptor`]: [`Directory::descriptor_count`].
+    pub calls: u64,
     /// The lanes' records.
     pub records: u64,
 }
@@ -232,8 +238,12 @@ pub struct Directory {
     pub record_ticks: u32,
     /// The same in ordinary cacheable memory: what the region's attribute costs is the difference.
     pub record_ticks_cacheable: u32,
+    /// Call descriptors; 0: the plan does not call.
+    pub descriptor_count: u32,
+    /// Reserved, 0.
+    pub reserved0: u32,
     /// Room for later constants.
-    pub reserved: [u64; 14],
+    pub reserved: [u64; 11],
     /// Written by the target while it runs.
     pub status: Status,
     /// Written by the host.
@@ -365,8 +375,20 @@ pub struct CoreEntry {
     pub other_interrupts: u64,
     /// Plan operations that were left out because the other core is not up.
     pub skipped_ops: u64,
+    /// [`core_feature`] bits.
+    pub features: u32,
+    /// ICC_PMR_EL1 while IRQs are masked by priority; 0 where pseudo-NMIs were not tried or did not work.
+    pub masking_priority: u32,
     /// Reserved, 0.
-    pub reserved: [u64; 7],
+    pub reserved: [u64; 6],
+}
+
+/// [`CoreEntry::features`] bits, found where the plan uses IPI kinds.
+pub mod core_feature {
+    /// An SGI of higher priority was taken while ICC_PMR_EL1 held others back: pseudo-NMIs work.
+    pub const PSEUDO_NMI: u32 = 1;
+    /// FEAT_NMI on the core and GICD_TYPER.NMI: real NMIs.
+    pub const NMI: u32 = 2;
 }
 
 /// [`CoreEntry::clock_flags`] bits.
@@ -444,8 +466,12 @@ pub struct PairSlot {
     pub state: u8,
     /// Index of its histogram, [`NO_HISTOGRAM`] for none.
     pub histogram: u32,
+    /// What its SGIs ask for: [`crate::calls::IpiKind::slot_code`]; 0: bare SGIs.
+    pub kind: u8,
+    /// How its SGIs shall come: [`crate::calls::Delivery`]. Records tell how they came.
+    pub delivery: u8,
     /// Reserved, 0.
-    pub reserved0: u32,
+    pub reserved0: u16,
     /// Reserved, 0.
     pub reserved1: [u64; 6],
     /// Written by the sender: messages sent.
@@ -504,6 +530,8 @@ pub mod fault_kind {
     pub const PANIC: u32 = 4;
     /// The machine can't run the plan; `message` says why (bad tree, bad plan, no GIC …).
     pub const REFUSED: u32 = 5;
+    /// No fault: the registers that IPI `crash_stop` saved before it parked the core.
+    pub const CRASH_STOP: u32 = 6;
 }
 
 /// An exception or a panic. 512 bytes. `kind` is written last.
@@ -558,8 +586,14 @@ pub struct Truth {
     pub delayed: u64,
     /// Times that the INTID was disabled in the redistributor.
     pub masked: u64,
+    /// Callbacks that took longer than they would.
+    pub slowed: u64,
+    /// 1: the core masked its interrupts inside a callback, for good.
+    pub stuck: u64,
+    /// Descriptors that were never unlocked.
+    pub left_locked: u64,
     /// Reserved, 0.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 2],
 }
 
 const _: () = {
@@ -598,6 +632,8 @@ pub struct Shape {
     pub slots: u64,
     /// Histograms.
     pub histograms: u64,
+    /// Call descriptors.
+    pub descriptors: u64,
     /// Records of all lanes together.
     pub records: u64,
 }
@@ -618,7 +654,12 @@ pub const fn lay_out(shape: Shape) -> (Sections, u64) {
     let faults = histograms + line(shape.histograms * HISTOGRAM_BYTES);
     let logs = faults + line(shape.cores * 512);
     let truth = logs + line(shape.cores * LOG_STRIDE);
-    let records = (truth + line(shape.cores * 64)).next_multiple_of(4096);
+    let live = truth + line(shape.cores * 64);
+    let calls = live + line(shape.cores * 64);
+    let records = (calls + line(shape.descriptors * 64)).next_multiple_of(4096);
     let length = (records + shape.records * crate::record::RECORD_BYTES).next_multiple_of(REGION_ALIGN);
-    (Sections { cores, heads, lanes, phases, meta, slots, histograms, faults, logs, truth, records }, length)
+    (
+        Sections { cores, heads, lanes, phases, meta, slots, histograms, faults, logs, truth, live, calls, records },
+        length,
+    )
 }

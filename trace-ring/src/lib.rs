@@ -11,6 +11,7 @@
 //! | [`reader`] | the host's end: lapped and torn records found, `written = accepted + lost` always |
 //! | [`histogram`] | log-linear buckets, the same arithmetic on both ends |
 //! | [`mailbox`] | the word that carries a sender's time and number, which a GICv3 SGI does not |
+//! | [`calls`] | IPI kinds as Linux numbers them, call descriptors, the call single queue, what each core does now |
 //! | [`mod@line`] | pieces of the region as printable, checksummed lines for a console |
 //! | [`plan`] | the program that the host compiles and the firmware interprets |
 //!
@@ -24,6 +25,7 @@ extern crate std;
 #[cfg(target_endian = "big")]
 compile_error!("the shared layout is little-endian; so are all machines that this kit runs on");
 
+pub mod calls;
 pub mod histogram;
 pub mod layout;
 pub mod line;

@@ -1,7 +1,7 @@
 //! The plan: a small program for each core, compiled by the host, interpreted by the firmware.
 //!
 //! ```text
-//! PlanHeader | Op[op_count] | CoreProgram[core_count] | PlanSlot[slot_count] | twins: Twin[twin_count] | meta
+//! PlanHeader | Op[op_count] | CoreProgram[core_count] | PlanSlot[slot_count] | twins: Twin[twin_count] | CoreMask[mask_count] | meta
 //! ```
 //!
 //! Every section begins at the byte offset that the header names, on an 8-byte boundary. The whole blob carries a CRC-32.
@@ -12,8 +12,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// First word of a plan: "IPIPLAN1", little-endian.
 pub const PLAN_MAGIC: u64 = u64::from_le_bytes(*b"IPIPLAN1");
 
-/// Last SGI that a plan may measure. SGI 6 wakes waiting cores and 7 is kept for the back-trace, as Linux numbers them.
+/// Last SGI that a plan of bare messages may measure. SGI 6 wakes waiting cores and 7 is the backtrace's: see
+/// [`crate::calls::IpiKind`].
 pub const LAST_MEASURED_SGI: u8 = 5;
+
+/// SGIs that a plan with [`plan_flag::CALLS`] measures: all kinds.
+pub const KIND_SGIS: u8 = 8;
 
 /// Smallest lane, as a power of two: the guard takes two slots of it.
 pub const LEAST_LOG2_RECORDS: u8 = 4;
@@ -21,7 +25,7 @@ pub const LEAST_LOG2_RECORDS: u8 = 4;
 /// Greatest lane, as a power of two.
 pub const MOST_LOG2_RECORDS: u8 = 40;
 
-/// The SGI that wakes waiting cores: Linux's IPI_WAKEUP (arm64, 5.10 to 6.10).
+/// The SGI that wakes waiting cores: [`crate::calls::IpiKind::Wakeup`]. Without a message in the mailbox it is the kit's own.
 pub const WAKE_SGI: u8 = 6;
 
 /// What is recorded.
@@ -119,6 +123,10 @@ pub mod plan_flag {
     pub const NON_CACHEABLE: u32 = 2;
     /// Measure clock skew before and after the plan.
     pub const CLOCK_TEST: u32 = 4;
+    /// The plan uses the call layer and the IPI kinds: tables for all of [`super::KIND_SGIS`], call descriptors, NMIs.
+    pub const CALLS: u32 = 8;
+    /// Each send of the call layer also records its sender's frames.
+    pub const BACKTRACE: u32 = 16;
 }
 
 /// The head of a plan. 192 bytes.
@@ -188,8 +196,12 @@ pub struct PlanHeader {
     pub meta: u64,
     /// See above; 0: there is none.
     pub meta_len: u64,
+    /// Byte offset of the [`crate::calls::CoreMask`]s.
+    pub masks: u64,
+    /// How many there are.
+    pub mask_count: u32,
     /// Reserved, 0.
-    pub reserved: [u64; 2],
+    pub reserved: u32,
 }
 
 /// A core's entry into the operations, and the size of its lanes. 16 bytes.
@@ -223,8 +235,12 @@ pub struct PlanSlot {
     pub state: u8,
     /// Index of its histogram or [`crate::layout::NO_HISTOGRAM`].
     pub histogram: u32,
+    /// As in [`crate::layout::PairSlot::kind`].
+    pub kind: u8,
+    /// As in [`crate::layout::PairSlot::delivery`].
+    pub delivery: u8,
     /// Reserved, 0.
-    pub reserved: u32,
+    pub reserved: u16,
 }
 
 /// A fault twin of one core. 32 bytes.
@@ -260,6 +276,12 @@ pub mod twin_kind {
     pub const CRASH: u32 = 5;
     /// `core` overflows its thread stack when its first phase has begun.
     pub const OVERFLOW: u32 = 6;
+    /// Callbacks on `core` take `ticks` longer, inside the function.
+    pub const SLOW_CALLBACK: u32 = 7;
+    /// In callback number `ticks` (from 1), `core` masks its interrupts and never comes back.
+    pub const STUCK: u32 = 8;
+    /// After callback number `ticks` (from 1) that somebody waits for, `core` leaves the descriptor locked.
+    pub const CSD_LOCK: u32 = 9;
 }
 
 /// Operation codes.
@@ -310,6 +332,37 @@ pub mod op {
     pub const BARRIER: u8 = 18;
     /// All cores meet; if the plan's duration has not passed and nobody asked to stop, they go on at operation `c`.
     pub const AGAIN: u8 = 19;
+
+    // From here on: only in plans with `plan_flag::CALLS`. A *row* is the pair slot of core 0; that of core k is k more.
+
+    /// Calls function `a` & 0x7F ([`crate::calls::Function`]) on core `b` with `info` `d`. `a` bit 7: waits until it has run.
+    /// `c`: the row. A chain ([`crate::calls::Function::Onward`]) always waits for its last hop.
+    pub const CALL: u8 = 20;
+    /// The same on all cores of mask `b` that are up, but not on this one.
+    pub const CALL_MANY: u8 = 21;
+    /// Sends the IPI of kind `a` ([`crate::calls::IpiKind`]: reschedule, stop, crash stop, wake-up, backtrace) to core `b`
+    /// and waits for the answer, `d` times. `c`: the pair slot.
+    pub const IPI: u8 = 22;
+    /// Arms this core's timer for `d` ns from now; its interrupt broadcasts the tick to all others that are up. Waits for all
+    /// answers. `c`: the row.
+    pub const TICK: u8 = 23;
+    /// Queues function `a` & 0x7F with `info` `d` as work of this core's own, and raises IPI IRQ work. `a` bit 7: waits until it
+    /// has run. `c`: the row.
+    pub const IRQ_WORK: u8 = 24;
+    /// Masks interrupts until another core says RELEASE, polling with YIELD; the run's deadline ends it, too. `a` 0: by PSTATE.I;
+    /// 1: by ICC_PMR_EL1 (by PSTATE.I where pseudo-NMIs don't work); 2: by whichever still lets crash stop and backtrace in as
+    /// this core takes them now (DELIVERY), and not at all where it takes them as IRQs. `b`: the core that releases it, 0xFFFF
+    /// for several; left out where that one is not up, since nobody would.
+    pub const HOLD: u8 = 25;
+    /// Ends the HOLD of core `b`.
+    pub const RELEASE: u8 = 26;
+    /// Waits, polling with YIELD, until core `b` is masked (`a` 0), parked (`a` 1), or neither (`a` 2).
+    pub const AWAIT: u8 = 27;
+    /// From now on this core takes crash stop and backtrace as `a` ([`crate::calls::Delivery`]), or as the next less urgent one
+    /// that it has.
+    pub const DELIVERY: u8 = 28;
+    /// From now on this core's onward calls (the hops of chains) are counted in row `c`.
+    pub const ROW: u8 = 29;
 }
 
 /// One operation. 16 bytes.
@@ -404,6 +457,8 @@ pub struct Plan<'a> {
     pub slots: &'a [PlanSlot],
     /// Fault twins.
     pub twins: &'a [Twin],
+    /// Sets of cores.
+    pub masks: &'a [crate::calls::CoreMask],
     /// What the host calls it.
     pub meta: &'a [u8],
 }
@@ -447,6 +502,10 @@ impl<'a> Plan<'a> {
             programs: section(bytes, header.programs, header.core_count, "programs")?,
             slots: section(bytes, header.slots, header.slot_count, "slots")?,
             twins: section(bytes, header.twins, header.twin_count, "twins")?,
+            masks: match header.mask_count {
+                0 => &[],
+                count => section(bytes, header.masks, count, "masks")?,
+            },
             meta: match u32::try_from(header.meta_len) {
                 Ok(0) => &[],
                 Ok(length) => section(bytes, header.meta, length, "meta")?,
@@ -467,7 +526,10 @@ impl<'a> Plan<'a> {
         let header = self.header;
         let cores = u64::from(header.core_count);
         range("core_count", cores, 1..=crate::layout::MAX_CORES as u64)?;
-        range("sgi_count", header.sgi_count.into(), 1..=u64::from(LAST_MEASURED_SGI) + 1)?;
+        let calls = header.flags & plan_flag::CALLS != 0;
+        let sgis = u64::from(KIND_SGIS);
+        let sgi_range = if calls { sgis..=sgis } else { 1..=u64::from(LAST_MEASURED_SGI) + 1 };
+        range("sgi_count", header.sgi_count.into(), sgi_range)?;
         for program in self.programs {
             bound("first_op", program.first_op.into(), self.ops.len() as u64)?;
             for log2 in program.log2_records {
@@ -479,12 +541,27 @@ impl<'a> Plan<'a> {
             bound("slot.to", slot.to.into(), cores)?;
             bound("slot.phase", slot.phase.into(), header.phase_count.into())?;
             bound("slot.intid", slot.intid.into(), header.sgi_count.into())?;
+            if slot.kind != 0 && (!calls || slot.kind != slot.intid + 1) {
+                return Err(PlanError::Value { name: "slot.kind", value: slot.kind.into() });
+            }
+            range("slot.delivery", slot.delivery.into(), 0..=2)?;
             if slot.histogram != crate::layout::NO_HISTOGRAM {
                 bound("slot.histogram", slot.histogram.into(), header.histogram_count.into())?;
             }
         }
+        for mask in self.masks {
+            if let Some(outside) = (header.core_count as u16..512).find(|core| mask.contains(*core)) {
+                return Err(PlanError::Value { name: "mask.core", value: outside.into() });
+            }
+        }
         for twin in self.twins {
             bound("twin.core", twin.core.into(), cores)?;
+            if matches!(twin.kind, twin_kind::SLOW_CALLBACK | twin_kind::STUCK | twin_kind::CSD_LOCK) {
+                range("twin.ticks", twin.ticks, 1..=u64::MAX)?;
+                if !calls {
+                    return Err(PlanError::Value { name: "twin.kind", value: twin.kind.into() });
+                }
+            }
             range("twin.seed", twin.seed, 1..=u64::MAX)?;
         }
         let (ops, slots) = (self.ops.len() as u64, self.slots.len() as u64);
@@ -506,6 +583,40 @@ impl<'a> Plan<'a> {
                     bound("op.jump", word.c.into(), ops)?;
                 }
                 op::POSTURE => bound("op.core", word.b.into(), cores)?,
+                op::CALL..=op::ROW if !calls => bound("op.code", word.code.into(), op::CALL.into())?,
+                op::CALL | op::CALL_MANY | op::IRQ_WORK => {
+                    let functions = crate::calls::Function::ALL.len() as u64;
+                    bound("op.function", (word.a & 0x7F).into(), functions)?;
+                    bound("op.row", u64::from(word.c) + cores - 1, slots)?;
+                    match word.code {
+                        op::CALL => bound("op.to", word.b.into(), cores)?,
+                        op::CALL_MANY => bound("op.mask", word.b.into(), self.masks.len() as u64)?,
+                        _ => {}
+                    }
+                    let stride = u64::from(crate::calls::Onward::from_info(word.d).stride);
+                    if word.a & 0x7F == crate::calls::Function::Onward as u8 {
+                        bound("op.origin", crate::calls::Onward::from_info(word.d).origin.into(), cores)?;
+                        range("op.stride", stride, 1..=cores.saturating_sub(1).max(1))?;
+                    }
+                }
+                op::IPI => {
+                    use crate::calls::IpiKind;
+                    let sent =
+                        [IpiKind::Reschedule, IpiKind::Stop, IpiKind::CrashStop, IpiKind::Wakeup, IpiKind::Backtrace];
+                    if !sent.iter().any(|kind| kind.intid() == word.a) {
+                        return Err(PlanError::Value { name: "op.kind", value: word.a.into() });
+                    }
+                    bound("op.to", word.b.into(), cores)?;
+                    bound("op.slot", word.c.into(), slots)?;
+                }
+                op::TICK | op::ROW => bound("op.row", u64::from(word.c) + cores - 1, slots)?,
+                op::RELEASE => bound("op.core", word.b.into(), cores)?,
+                op::AWAIT => {
+                    bound("op.core", word.b.into(), cores)?;
+                    range("op.state", word.a.into(), 0..=2)?;
+                }
+                op::HOLD => range("op.hold", word.a.into(), 0..=2)?,
+                op::DELIVERY => range("op.delivery", word.a.into(), 0..=2)?,
                 _ => {}
             }
         }
@@ -514,6 +625,13 @@ impl<'a> Plan<'a> {
             Some(last) if last.code == op::END => Ok(()),
             _ => Err(PlanError::Value { name: "last op", value: self.ops.last().map_or(0, |word| word.code.into()) }),
         }
+    }
+
+    /// Call descriptors that its cores need.
+    pub fn descriptors(&self) -> u64 {
+        let cores = self.header.core_count;
+        let each = crate::calls::descriptors_per_core(cores);
+        if self.header.flags & plan_flag::CALLS == 0 { 0 } else { u64::from(cores) * u64::from(each) }
     }
 
     /// The shape of the region that this plan needs on a machine of `cores` cores.
@@ -525,6 +643,7 @@ impl<'a> Plan<'a> {
             meta: self.header.meta_len,
             slots: self.header.slot_count.into(),
             histograms: self.header.histogram_count.into(),
+            descriptors: self.descriptors(),
             records,
         }
     }

@@ -12,6 +12,7 @@ use std::vec::Vec;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::calls::{CallDescriptor, LiveEntry};
 use crate::layout::{
     ABI_VERSION, CoreEntry, Directory, FaultEntry, HISTOGRAM_BYTES, HeadLine, LANES_PER_CORE, LOG_STRIDE,
     LaneDescriptor, LogHeader, MAGIC, MAX_CORES, PairSlot, PhaseResult, Status, Truth,
@@ -417,6 +418,10 @@ impl Region {
         if directory.region_len > 1 << 46 {
             return Err(corrupt("region_len", directory.region_len));
         }
+        let each = u64::from(crate::calls::descriptors_per_core(directory.core_count));
+        if ![0, cores * each].contains(&directory.descriptor_count.into()) {
+            return Err(corrupt("descriptor_count", directory.descriptor_count.into()));
+        }
         let sections = directory.sections;
         for (field, offset, bytes) in [
             ("cores", sections.cores, cores * size_of::<CoreEntry>() as u64),
@@ -429,6 +434,8 @@ impl Region {
             ("faults", sections.faults, cores * size_of::<FaultEntry>() as u64),
             ("logs", sections.logs, cores * LOG_STRIDE),
             ("truth", sections.truth, cores * size_of::<Truth>() as u64),
+            ("live", sections.live, cores * size_of::<LiveEntry>() as u64),
+            ("calls", sections.calls, u64::from(directory.descriptor_count) * size_of::<CallDescriptor>() as u64),
             ("records", sections.records, 0),
         ] {
             if offset % 8 != 0 || offset.checked_add(bytes).is_none_or(|end| end > directory.region_len) {
@@ -507,6 +514,16 @@ impl Region {
     /// What the twins did.
     pub fn truth<S: RegionSource>(&self, source: &mut S) -> Result<Vec<Truth>, ReadError<S::Error>> {
         read_values(source, self.directory.sections.truth, self.cores())
+    }
+
+    /// What each core does now.
+    pub fn live<S: RegionSource>(&self, source: &mut S) -> Result<Vec<LiveEntry>, ReadError<S::Error>> {
+        read_values(source, self.directory.sections.live, self.cores())
+    }
+
+    /// The call descriptors, [`crate::calls::descriptors_per_core`] for each core; none where the plan does not call.
+    pub fn descriptors<S: RegionSource>(&self, source: &mut S) -> Result<Vec<CallDescriptor>, ReadError<S::Error>> {
+        read_values(source, self.directory.sections.calls, self.directory.descriptor_count as usize)
     }
 
     /// A core's log ring: its head and all its bytes, oldest and newest alike.

@@ -42,6 +42,33 @@ pub enum Kind {
     Fault,
     /// Time stamps after acknowledge and end of interrupt, level `stages`. `extra`: the stage, `msg` as in `Receive`.
     Stage,
+    /// Who sent, behind its [`Kind::Send`] or [`Kind::SendMask`] in the same lane; level `calls`, and always behind a `SendMask`.
+    /// `t`, `peer`, `intid` as there. `msg`: of a `Send` the same; of a `SendMask` the pair slot of core 0 (that of core k is
+    /// k more). `arg`: the call site's address in bits 31..0, the callback's in bits 63..32 ([`code_address`]; 0: none).
+    CallSite,
+    /// One IPI to a set of cores, by as many writes of ICC_SGI1R_EL1 as their affinities need. `t`: before the first DSB; `msg`:
+    /// ticks from there to after the last ISB (`u32::MAX`: at least so many); `arg`: bit n set for core `peer` + n, exactly the
+    /// targets that were written; `peer`: a multiple of 64; `extra`: how many more words of this send follow. Each target's
+    /// message has its own time within the span, which its `Receive` tells.
+    SendMask,
+    /// A call was put on a queue, before the push. `peer`: the target; `msg`: the descriptor's index; `intid`: 1, or 5 for IRQ
+    /// work; `extra`: low bits of the descriptor's generation; `flags` bit 0: the caller waits; `arg`: the function's address
+    /// in bits 31..0, the call site's in bits 63..32 ([`code_address`]).
+    Queued,
+    /// A callback begins. `peer`: the caller; `msg`, `extra`, `flags`, `intid` as in `Queued`; `arg`: the function's address in
+    /// bits 31..0, bits 31..0 of its argument in bits 63..32.
+    FunctionEntry,
+    /// It ended. The rest as in `FunctionEntry`.
+    FunctionExit,
+    /// One frame of a stack. `extra`: its depth, 0 the innermost; `arg`: the program counter, whole; `flags`: [`FRAME_SENDER`]
+    /// for the frames of a sender (plan flag `BACKTRACE`), behind the record they explain, and [`FRAME_TARGET`] for those that
+    /// IPI `backtrace` asked for; `t`, `intid`, `peer`: of the send, or of the reception (the vector's entry, this core).
+    Frame,
+    /// A caller waits for a descriptor's lock longer than T (Linux: csd_lock_wait_toolong). `t`: now; `peer`: the target; `msg`:
+    /// the descriptor; `extra`: its generation; `arg`: ticks waited so far.
+    CallWait,
+    /// A core was parked by SGI `intid`, or left its park (`extra` 0 or 1).
+    Park,
     /// A number this version does not know.
     Unknown(u8),
 }
@@ -60,6 +87,14 @@ impl Kind {
             Kind::Phase => 8,
             Kind::Fault => 9,
             Kind::Stage => 10,
+            Kind::CallSite => 11,
+            Kind::SendMask => 12,
+            Kind::Queued => 13,
+            Kind::FunctionEntry => 14,
+            Kind::FunctionExit => 15,
+            Kind::Frame => 16,
+            Kind::CallWait => 17,
+            Kind::Park => 18,
             Kind::Unknown(code) => code,
         }
     }
@@ -77,6 +112,14 @@ impl Kind {
             8 => Kind::Phase,
             9 => Kind::Fault,
             10 => Kind::Stage,
+            11 => Kind::CallSite,
+            12 => Kind::SendMask,
+            13 => Kind::Queued,
+            14 => Kind::FunctionEntry,
+            15 => Kind::FunctionExit,
+            16 => Kind::Frame,
+            17 => Kind::CallWait,
+            18 => Kind::Park,
             other => Kind::Unknown(other),
         }
     }
@@ -89,6 +132,24 @@ pub const FLAG_STATE_MASK: u8 = 0b111;
 pub const FLAG_DELIVERED: u8 = 1 << 3;
 /// Flag of a `Receive`: there is no latency, because the send time lies after the vector entry or is not known.
 pub const FLAG_UNTIMED: u8 = 1 << 4;
+
+/// Flag of a `Receive`: the interrupt came as a pseudo-NMI, see [`crate::calls::Delivery`].
+pub const FLAG_PSEUDO_NMI: u8 = 1 << 5;
+/// Flag of a `Receive`: the interrupt came as a real NMI.
+pub const FLAG_NMI: u8 = 1 << 6;
+
+/// Flag of a `Queued`, `FunctionEntry` or `FunctionExit`: the caller waits until the function has run.
+pub const FLAG_SYNCHRONOUS: u8 = 1;
+
+/// Flag of a `Frame`: it is the sender's.
+pub const FRAME_SENDER: u8 = 1;
+/// Flag of a `Frame`: it is the target's, which IPI `backtrace` asked for.
+pub const FRAME_TARGET: u8 = 2;
+
+/// A code address from the 32 bits that records keep of it: the image is linked in the top 2 GiB of the address space. 0: none.
+pub const fn code_address(bits: u32) -> u64 {
+    if bits == 0 { 0 } else { bits as u64 | 0xFFFF_FFFF << 32 }
+}
 
 /// Bit of a probe's state word: GICR_ISENABLER0 had the INTID enabled.
 pub const PROBE_ENABLED: u64 = 1 << 32;

@@ -1,8 +1,9 @@
 //! Opening a region: nothing in a directory is believed, whatever it holds, and a restarted target is noticed.
 
 use proptest::prelude::*;
+use trace_ring::calls::{CallDescriptor, LiveEntry, call_state, descriptors_per_core, doing};
 use trace_ring::layout::{
-    ABI_VERSION, Directory, HeadLine, LANES_PER_CORE, LOG_STRIDE, LaneDescriptor, MAGIC, Shape, lay_out,
+    ABI_VERSION, Directory, HeadLine, LANES_PER_CORE, LOG_STRIDE, LaneDescriptor, MAGIC, Sections, Shape, lay_out,
 };
 use trace_ring::plan::Policy;
 use trace_ring::reader::{ReadError, Region, RegionSource, Writer};
@@ -12,6 +13,29 @@ use zerocopy::{FromZeros, IntoBytes};
 const CORES: u64 = 2;
 const LOG2_RECORDS: u32 = 4;
 const NONCE: u64 = 0x1234_5678_9ABC_DEF0;
+
+/// A region of that many records, of a plan that calls.
+const fn shape(records: u64) -> Shape {
+    let descriptors = CORES * descriptors_per_core(CORES as u32) as u64;
+    Shape { cores: CORES, phases: 1, meta: 0, slots: 2, histograms: 1, descriptors, records }
+}
+
+/// What core `core` does in [`region`].
+fn live(core: u64) -> LiveEntry {
+    LiveEntry {
+        doing: doing::CALL,
+        op: 5,
+        waits_for: 1,
+        waits_descriptor: 3,
+        since: 100 + core,
+        ..LiveEntry::default()
+    }
+}
+
+/// Call descriptor `index` in [`region`].
+fn descriptor(index: u64) -> CallDescriptor {
+    CallDescriptor { next: index, info: 1000 + index, state: call_state::QUEUED, ..CallDescriptor::default() }
+}
 
 /// A read beyond the end of memory.
 #[derive(Debug)]
@@ -53,7 +77,7 @@ impl RegionSource for Memory {
 /// A small, right region: one record in each lane.
 fn region() -> Vec<u8> {
     let records = CORES * LANES_PER_CORE as u64 * (1 << LOG2_RECORDS);
-    let (sections, length) = lay_out(Shape { cores: CORES, phases: 1, meta: 0, slots: 2, histograms: 1, records });
+    let (sections, length) = lay_out(shape(records));
     let mut directory = Directory::new_zeroed();
     directory.magic = MAGIC;
     directory.version = ABI_VERSION;
@@ -65,12 +89,17 @@ fn region() -> Vec<u8> {
     directory.phase_count = 1;
     directory.slot_count = 2;
     directory.histogram_count = 1;
+    directory.descriptor_count = shape(0).descriptors as u32;
     directory.log_stride = LOG_STRIDE as u32;
     let mut bytes = vec![0; length as usize];
     let mut put = |offset: u64, value: &[u8]| bytes[offset as usize..][..value.len()].copy_from_slice(value);
     put(0, directory.as_bytes());
     let event = Event { t: 7, kind: Kind::Mark, flags: 0, peer: 0, msg: 1, intid: 0, extra: 0, arg: 9 };
+    for index in 0..shape(0).descriptors {
+        put(sections.calls + index * 64, descriptor(index).as_bytes());
+    }
     for core in 0..CORES {
+        put(sections.live + core * 64, live(core).as_bytes());
         put(sections.heads + core * 64, HeadLine { head: [1; 4], dropped: [0; 4] }.as_bytes());
         for context in 0..LANES_PER_CORE as u64 {
             let lane = core * LANES_PER_CORE as u64 + context;
@@ -98,6 +127,8 @@ fn read_all(region: &Region, source: &mut Memory) {
     let _ = region.histograms(source);
     let _ = region.faults(source);
     let _ = region.truth(source);
+    let _ = region.live(source);
+    let _ = region.descriptors(source);
     let _ = region.log(source, region.directory.core_count as usize - 1);
     // Many of a damaged region's lanes are alike: the first and the last few reach both ends of the table.
     let lanes = region.lanes.len();
@@ -147,7 +178,7 @@ proptest! {
         cut in prop_oneof![4 => Just(usize::MAX), 1 => 0usize..20_000],
     ) {
         let mut bytes = region();
-        let table = lay_out(Shape { cores: CORES, phases: 1, meta: 0, slots: 2, histograms: 1, records: 0 }).0.lanes as usize;
+        let table = lay_out(shape(0)).0.lanes as usize;
         for (index, word) in damage {
             bytes[index * 8..][..8].copy_from_slice(&word.to_le_bytes());
         }
@@ -161,12 +192,26 @@ proptest! {
 
     #[test]
     fn a_directory_of_pure_noise_never_panics_or_leads_out_of_the_region(
-        noise in prop::collection::vec(any::<u8>(), 0..2048), small in any::<[u16; 4]>(),
+        noise in prop::collection::vec(any::<u8>(), 0..2048), cores in 0u64..8, near: bool,
     ) {
         let mut bytes = noise;
-        for (at, value) in [(0, MAGIC), (8, ABI_VERSION.into()), (32, 1 << 46), (168, u64::from(small[0] % 8))] {
-            if let Some(word) = bytes.get_mut(at..at + 8) {
-                word.copy_from_slice(&value.to_le_bytes());
+        let counts = std::mem::offset_of!(Directory, core_count);
+        let mut put = |at: usize, value: &[u8]| {
+            if let Some(place) = bytes.get_mut(at..at + value.len()) {
+                place.copy_from_slice(value);
+            }
+        };
+        let meta = std::mem::offset_of!(Directory, meta_len);
+        for (at, value) in [(0, MAGIC), (8, ABI_VERSION.into()), (32, 1 << 46), (counts, cores), (meta, cores)] {
+            put(at, &value.to_le_bytes());
+        }
+        put(std::mem::offset_of!(Directory, log_stride), &(LOG_STRIDE as u32).to_le_bytes());
+        // Sections that lie somewhere in the first bytes, all over each other: what follows them is looked at, too.
+        let sections = std::mem::offset_of!(Directory, sections);
+        if near && let Some(offsets) = bytes.get_mut(sections..counts) {
+            for word in offsets.chunks_exact_mut(8) {
+                let offset = u64::from(word[0]) % 128 * 8;
+                word.copy_from_slice(&offset.to_le_bytes());
             }
         }
         survive(bytes);
@@ -186,6 +231,58 @@ fn a_right_region_opens_and_every_lane_has_its_record() {
     }
     read_all(&region, &mut source);
     assert!(source.furthest <= region.directory.region_len);
+}
+
+#[test]
+fn what_cores_do_and_what_they_called_is_read_as_it_stands() {
+    let mut source = memory();
+    let region = Region::open(&mut source).unwrap();
+    assert_eq!(region.live(&mut source).unwrap(), [live(0), live(1)]);
+    let expected: Vec<CallDescriptor> = (0..14).map(descriptor).collect();
+    assert_eq!(region.descriptors(&mut source).unwrap(), expected);
+    // It is memory that is read, not what was there at open.
+    let at = region.directory.sections.calls as usize + 13 * 64 + 52;
+    source.bytes[at] = call_state::EXECUTED;
+    assert_eq!(region.descriptors(&mut source).unwrap()[13].state, call_state::EXECUTED);
+
+    // A plan that does not call has no descriptors, wherever its section is said to be.
+    let mut source = memory();
+    let at = std::mem::offset_of!(Directory, descriptor_count);
+    source.bytes[at..][..4].fill(0);
+    let region = Region::open(&mut source).unwrap();
+    assert_eq!(region.descriptors(&mut source).unwrap(), []);
+}
+
+#[test]
+fn a_section_of_the_call_layer_that_is_crooked_or_leads_out_is_named() {
+    let length = region().len() as u64;
+    let sections = std::mem::offset_of!(Directory, sections);
+    let live = sections + std::mem::offset_of!(Sections, live);
+    let calls = sections + std::mem::offset_of!(Sections, calls);
+    for (field, at, bytes) in [("live", live, CORES * 64), ("calls", calls, shape(0).descriptors * 64)] {
+        let open = |offset: u64| {
+            let mut source = memory();
+            source.bytes[at..][..8].copy_from_slice(&offset.to_le_bytes());
+            Region::open(&mut source).map(|region| (region, source))
+        };
+        // Its last byte may be the region's last, and not one more.
+        let (region, mut source) = open(length - bytes).unwrap();
+        assert!(region.live(&mut source).is_ok() && region.descriptors(&mut source).is_ok());
+        for wrong in [length - bytes + 8, length, length - bytes - 1, u64::MAX - 7, u64::MAX, 1 << 63] {
+            let error = open(wrong).map(|_| ()).expect_err(field);
+            let named = matches!(error, ReadError::Corrupt { field: name, value } if name == field && value == wrong);
+            assert!(named, "`{field}` at {wrong:#x}\ngot: {error:?}");
+        }
+    }
+    // Any other number than the cores' own: an index could not be told from another use.
+    for count in [1, shape(0).descriptors - 1, shape(0).descriptors + 1, u32::MAX.into()] {
+        let mut source = memory();
+        let at = std::mem::offset_of!(Directory, descriptor_count);
+        source.bytes[at..][..4].copy_from_slice(&(count as u32).to_le_bytes());
+        let error = Region::open(&mut source).map(|_| ()).unwrap_err();
+        let named = matches!(error, ReadError::Corrupt { field: "descriptor_count", value } if value == u64::from(count as u32));
+        assert!(named, "{count}: {error:?}");
+    }
 }
 
 #[test]
@@ -210,8 +307,7 @@ fn a_region_takes_its_policy_to_its_lanes() {
 #[test]
 fn each_thing_that_is_wrong_is_named() {
     type Check = fn(&ReadError<Beyond>) -> bool;
-    let table =
-        lay_out(Shape { cores: CORES, phases: 1, meta: 0, slots: 2, histograms: 1, records: 0 }).0.lanes as usize;
+    let table = lay_out(shape(0)).0.lanes as usize;
     let sections = std::mem::offset_of!(Directory, sections);
     let counts = std::mem::offset_of!(Directory, core_count);
     let cases: [(&str, usize, Vec<u8>, Check); 11] = [

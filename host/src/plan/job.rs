@@ -5,6 +5,8 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
+use trace_ring::calls::{Delivery, Function, IpiKind};
+use trace_ring::plan::TraceLevel;
 use trace_ring::record::ReceiverState;
 
 use super::CoreList;
@@ -23,6 +25,15 @@ pub(super) struct Job {
     pub phases: Vec<Phase>,
 }
 
+impl Job {
+    /// Whether it uses the call layer anywhere.
+    pub fn calls(&self) -> bool {
+        self.phases.iter().any(|phase| {
+            phase.pattern.calls() || phase.program.iter().any(|program| contains(&program.ops, Step::is_of_calls))
+        })
+    }
+}
+
 /// What holds for every phase that doesn't say otherwise.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,10 +44,16 @@ pub(super) struct Defaults {
     /// How long it waits before it looks at the target's redistributor.
     #[serde(default)]
     pub probe: Option<Span>,
+    /// How long a barrier, a turn or a call may take before the run is given up; a generous guess where it is not said.
+    #[serde(default)]
+    pub deadline: Option<Span>,
     #[serde(default)]
     pub state: Option<State>,
     #[serde(default)]
     pub intid: Option<u8>,
+    /// What is recorded where the command line doesn't say.
+    #[serde(default)]
+    pub level: Option<Level>,
 }
 
 /// One phase: all cores meet, do it, meet again.
@@ -73,6 +90,24 @@ pub(super) struct Phase {
     /// The phase is left out on machines of more cores.
     #[serde(default)]
     pub most_cores: Option<u16>,
+    /// Of pattern `calls`: where its random choices begin.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// Of pattern `calls`: the functions that it calls.
+    #[serde(default)]
+    pub functions: Option<Vec<Called>>,
+    /// Of pattern `calls`: the longest a core is busy between two calls.
+    #[serde(default)]
+    pub pause: Option<Span>,
+    /// Of pattern `chain`: calls of each chain.
+    #[serde(default)]
+    pub hops: Option<u32>,
+    /// Of pattern `chain`: from core to core.
+    #[serde(default)]
+    pub stride: Option<u16>,
+    /// Of pattern `kinds`: the most pairs of each of its phases.
+    #[serde(default)]
+    pub most_pairs: Option<u32>,
     /// Of pattern `script`: what each core does.
     #[serde(default)]
     pub program: Vec<Program>,
@@ -95,9 +130,23 @@ pub(super) enum Pattern {
     ToSelf,
     /// Operations by hand.
     Script,
+    /// Function calls at random, from a seed.
+    Calls,
+    /// Every IPI kind by itself.
+    Kinds,
+    /// Calls whose callback calls on.
+    Chain,
+    /// Function calls from all to one.
+    #[serde(rename = "fan-in")]
+    FanIn,
 }
 
 impl Pattern {
+    /// Whether it is one of the call layer.
+    pub const fn calls(self) -> bool {
+        matches!(self, Pattern::Calls | Pattern::Kinds | Pattern::Chain | Pattern::FanIn)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Pattern::Ping => "ping",
@@ -106,6 +155,10 @@ impl Pattern {
             Pattern::Storm => "storm",
             Pattern::ToSelf => "self",
             Pattern::Script => "script",
+            Pattern::Calls => "calls",
+            Pattern::Kinds => "kinds",
+            Pattern::Chain => "chain",
+            Pattern::FanIn => "fan-in",
         }
     }
 }
@@ -143,10 +196,32 @@ impl State {
     }
 }
 
+/// A trace level, as a plan says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    Off,
+    Ipi,
+    Stages,
+    Calls,
+}
+
+impl Level {
+    pub const fn level(self) -> TraceLevel {
+        match self {
+            Level::Off => TraceLevel::Off,
+            Level::Ipi => TraceLevel::Ipi,
+            Level::Stages => TraceLevel::Stages,
+            Level::Calls => TraceLevel::Calls,
+        }
+    }
+}
+
 /// Cores: `2`, `[0, 3]`, `"0-3,7"` or `"all"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cores {
     All,
+    One(u16),
     List(CoreList),
 }
 
@@ -162,7 +237,7 @@ impl<'de> Deserialize<'de> for Cores {
 
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<Cores, E> {
                 let core = u16::try_from(value).map_err(|_| E::custom(format!("there is no core {value}")))?;
-                Ok(Cores::List(CoreList(vec![core])))
+                Ok(Cores::One(core))
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Cores, E> {
@@ -241,6 +316,68 @@ pub(super) enum Step {
     Mark(u32),
     /// All cores meet.
     Barrier,
+    /// Has a function run on other cores.
+    Call(Call),
+    /// Sends an IPI that is no call, and waits for the answer.
+    Ipi(Ipi),
+    /// A timer's tick, broadcast to all others.
+    Tick(Tick),
+    /// Has a function run on this core, in interrupt context.
+    #[serde(rename = "irq_work")]
+    IrqWork(IrqWork),
+    /// Masks interrupts until released.
+    Hold(Hold),
+    /// Ends the hold of other cores.
+    Release(Cores),
+    /// Waits until another core is masked, parked, or neither.
+    Await(Await),
+    /// How this core takes crash stops and backtraces in this phase.
+    Delivery(Taken),
+}
+
+impl Step {
+    /// Whether it is one of the call layer.
+    pub const fn is_of_calls(&self) -> bool {
+        match self {
+            Step::Call(_)
+            | Step::Ipi(_)
+            | Step::Tick(_)
+            | Step::IrqWork(_)
+            | Step::Hold(_)
+            | Step::Release(_)
+            | Step::Await(_)
+            | Step::Delivery(_) => true,
+            Step::Send(_)
+            | Step::Ping(_)
+            | Step::Broadcast(_)
+            | Step::Settle
+            | Step::Delay(_)
+            | Step::At(_)
+            | Step::Mask(_)
+            | Step::Idle(_)
+            | Step::Pressure(_)
+            | Step::Loop(_)
+            | Step::Mark(_)
+            | Step::Barrier => false,
+        }
+    }
+
+    /// How long it keeps its core busy because it says so, callbacks apart.
+    pub const fn busy(&self) -> Span {
+        match self {
+            Step::Delay(span) | Step::At(span) | Step::Mask(span) => *span,
+            Step::Idle(Idle { time, .. }) | Step::Pressure(Pressure { time, .. }) => *time,
+            _ => Span(Duration::ZERO),
+        }
+    }
+}
+
+/// Whether one of these steps, or of their loops', is such a one.
+pub(super) fn contains(steps: &[Step], is: impl Fn(&Step) -> bool + Copy) -> bool {
+    steps.iter().any(|step| match step {
+        Step::Loop(inner) => contains(&inner.ops, is),
+        step => is(step),
+    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -281,6 +418,147 @@ pub(super) struct Pressure {
 pub(super) struct Loop {
     pub count: u32,
     pub ops: Vec<Step>,
+}
+
+/// A call of one core, if `to` is a number, or of several at once.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Call {
+    pub to: Cores,
+    pub function: Called,
+    #[serde(default)]
+    pub wait: Option<bool>,
+    /// Of `slow`: how long it takes.
+    #[serde(default)]
+    pub time: Option<Span>,
+    /// Of `onward`: calls that the chain makes.
+    #[serde(default)]
+    pub hops: Option<u32>,
+    /// Of `onward`: from core to core.
+    #[serde(default)]
+    pub stride: Option<u16>,
+    #[serde(default = "one")]
+    pub count: u32,
+}
+
+/// A function that is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Called {
+    Drain,
+    Gather,
+    SyncIcache,
+    Slow,
+    Onward,
+}
+
+impl Called {
+    pub const fn function(self) -> Function {
+        match self {
+            Called::Drain => Function::Drain,
+            Called::Gather => Function::Gather,
+            Called::SyncIcache => Function::SyncIcache,
+            Called::Slow => Function::Slow,
+            Called::Onward => Function::Onward,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ipi {
+    pub kind: Sent,
+    pub to: Cores,
+    #[serde(default = "one")]
+    pub count: u32,
+}
+
+/// A kind that is sent by itself: the others come with a call, a tick or a work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Sent {
+    Reschedule,
+    Stop,
+    CrashStop,
+    Wakeup,
+    Backtrace,
+}
+
+impl Sent {
+    pub const fn kind(self) -> IpiKind {
+        match self {
+            Sent::Reschedule => IpiKind::Reschedule,
+            Sent::Stop => IpiKind::Stop,
+            Sent::CrashStop => IpiKind::CrashStop,
+            Sent::Wakeup => IpiKind::Wakeup,
+            Sent::Backtrace => IpiKind::Backtrace,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tick {
+    pub after: Span,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IrqWork {
+    pub function: Called,
+    #[serde(default)]
+    pub wait: Option<bool>,
+    /// Of `slow`: how long it takes.
+    #[serde(default)]
+    pub time: Option<Span>,
+}
+
+/// What masks a core that holds. The number is that of operation `HOLD`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Hold {
+    /// PSTATE.I.
+    Daif = 0,
+    /// ICC_PMR_EL1.
+    Priority = 1,
+    /// Whichever lets crash stops and backtraces in, as the core takes them.
+    Reachable = 2,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Await {
+    pub core: u16,
+    pub state: Awaited,
+}
+
+/// What is waited for. The number is that of operation `AWAIT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Awaited {
+    Masked = 0,
+    Parked = 1,
+    /// Neither.
+    Open = 2,
+}
+
+/// How crash stops and backtraces are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Taken {
+    Irq,
+    PseudoNmi,
+    Nmi,
+}
+
+impl Taken {
+    pub const fn delivery(self) -> Delivery {
+        match self {
+            Taken::Irq => Delivery::Irq,
+            Taken::PseudoNmi => Delivery::PseudoNmi,
+            Taken::Nmi => Delivery::Nmi,
+        }
+    }
 }
 
 const fn one() -> u32 {

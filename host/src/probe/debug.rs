@@ -68,6 +68,8 @@ const SET_DLR: u32 = 0xD51B_4520;
 /// MRS x0, DSPSR_EL0 and MSR DSPSR_EL0, x0: in which state.
 const GET_DSPSR: u32 = 0xD53B_4500;
 const SET_DSPSR: u32 = 0xD51B_4500;
+/// ADD x0, SP, #0: the stack pointer in use (allowed in Debug state, DDI 0487, H2.4).
+const GET_SP: u32 = 0x9100_03E0;
 const DSB_SY: u32 = 0xD503_3F9F;
 const ISB: u32 = 0xD503_3FDF;
 /// DC CIVAC, x0.
@@ -150,6 +152,21 @@ pub struct Standing {
     level: usize,
     /// x0 to x4.
     x: [u64; 5],
+}
+
+/// Registers of a halted core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// DLR_EL0: the address at which it goes on.
+    pub pc: u64,
+    /// DSPSR_EL0.
+    pub pstate: u64,
+    /// The stack pointer in use.
+    pub sp: u64,
+    /// x29.
+    pub fp: u64,
+    /// x30.
+    pub lr: u64,
 }
 
 /// A core whose debug logic was opened, with what was there before.
@@ -510,6 +527,19 @@ impl Cores {
             Ok([read(GET_DLR)?, read(GET_DSPSR)?, read(GET_SCTLR[level])?])
         })?;
         Ok(Standing { pc, state, control, level, x })
+    }
+
+    /// Where a halted core stands; nothing of it is changed.
+    pub fn registers(&self, link: &mut Link, core: usize) -> Result<Registers, CoreError> {
+        self.borrowing(link, core, |link| {
+            let (fp, lr) = (self.x(link, core, 29)?, self.x(link, core, 30)?);
+            let mut read = |instruction| {
+                self.execute(link, core, &[instruction])?;
+                self.x(link, core, 0)
+            };
+            let (pc, pstate, sp) = (read(GET_DLR)?, read(GET_DSPSR)?, read(GET_SP)?);
+            Ok(Registers { pc, pstate, sp, fp, lr })
+        })
     }
 
     /// Has a halted core go on where it stood.

@@ -11,7 +11,7 @@ use comfy_table::{
     Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width,
 };
 
-use super::{Latency, Options, Pair, Report};
+use super::{CallbackReport, Latency, Options, Pair, Report, Stage};
 use crate::capture::{Ended, VerdictScope};
 use crate::detect::{Suspect, Verdict, duration};
 
@@ -30,12 +30,15 @@ impl Report {
         let mut page = Page { report: self, options, text: String::new() };
         page.header();
         page.phases();
+        page.kinds();
         page.matrices();
         page.stages();
         page.outcomes();
+        page.calls();
         page.suspects("Suspects", &self.suspects, AnsiColor::Red, LISTED);
         page.suspects("Worth a look (not judged)", &self.advisories, AnsiColor::Yellow, ADVISED);
         page.faults();
+        page.crash_stops();
         page.losses();
         page.notes();
         page.verdict();
@@ -244,36 +247,188 @@ impl Page<'_> {
         self.put(&table);
     }
 
-    /// At most this many cores are told one by one, those with the longest stages.
-    fn stages(&mut self) {
-        const MOST: usize = 16;
-        let report = self.report;
-        if report.stages.is_empty() {
-            return;
-        }
-        self.heading("Stages of an interrupt on its core");
-        let mut table = self.table();
-        table.set_header(["core", "stage", "n", "p50", "p99", "max"]);
-        let mut stages: Vec<_> = report.stages.iter().collect();
-        stages.sort_by(|a, b| b.latency.max_ns.unwrap_or(0.0).total_cmp(&a.latency.max_ns.unwrap_or(0.0)));
-        let more = stages.len().saturating_sub(MOST);
-        for stage in stages.into_iter().take(MOST) {
-            let mut row = vec![stage.core.to_string(), stage.stage.clone(), grouped(stage.latency.n)];
-            let Latency { p50_ns, p99_ns, max_ns, .. } = stage.latency;
-            row.extend([p50_ns, p99_ns, max_ns].map(|length| self.length(length)));
-            table.add_row(row);
-        }
-        for column in [0, 2, 3, 4, 5] {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
+    /// A table whose columns from `first` on hold numbers.
+    fn put_numbers(&mut self, mut table: Table, first: usize) {
+        for column in table.column_iter_mut().skip(first) {
+            column.set_cell_alignment(CellAlignment::Right);
         }
         for column in table.column_iter_mut() {
             column.set_padding((0, 1));
         }
         self.put(&table);
+    }
+
+    fn kinds(&mut self) {
+        let report = self.report;
+        if report.kinds.is_empty() {
+            return;
+        }
+        self.heading("IPI kinds");
+        let mut table = self.table();
+        table.set_header(["kind", "came as", "sent", "delivered", "p50", "p99", "max"]);
+        for kind in &report.kinds {
+            let Latency { p50_ns, p99_ns, max_ns, .. } = kind.latency;
+            let way = kind.delivery.unwrap_or("-").replace('_', "-");
+            let mut row = vec![kind.kind.into(), way, grouped(kind.counts.sent), grouped(kind.counts.delivered)];
+            row.extend([p50_ns, p99_ns, max_ns].map(|length| self.length(length)));
+            table.add_row(row);
+        }
+        self.put_numbers(table, 2);
+    }
+
+    fn stages(&mut self) {
+        let report = self.report;
+        if report.stages.iter().any(|stage| stage.kind != "sgi") {
+            return self.stages_of_calls();
+        }
+        /// At most this many stages are told one by one, the longest.
+        const MOST: usize = 16;
+        if report.stages.is_empty() {
+            return;
+        }
+        self.heading("Stages of an interrupt on its core");
+        let mut table = self.table();
+        table.set_header(["stage", "core", "n", "p50", "p99", "max"]);
+        let mut stages: Vec<_> = report.stages.iter().collect();
+        stages.sort_by(|a, b| b.latency.max_ns.unwrap_or(0.0).total_cmp(&a.latency.max_ns.unwrap_or(0.0)));
+        let more = stages.len().saturating_sub(MOST);
+        for stage in stages.into_iter().take(MOST) {
+            let mut row = vec![stage.stage.clone(), stage.core.to_string(), grouped(stage.latency.n)];
+            let Latency { p50_ns, p99_ns, max_ns, .. } = stage.latency;
+            row.extend([p50_ns, p99_ns, max_ns].map(|length| self.length(length)));
+            table.add_row(row);
+        }
+        self.put_numbers(table, 1);
         if more > 0 {
             self.item("  ", 2, &format!("and {more} shorter ones (see --json)"));
+        }
+    }
+
+    /// Where the time of calls goes: each stage on the core where its median is longest.
+    fn stages_of_calls(&mut self) {
+        let mut worst: Vec<&Stage> = Vec::new();
+        let mut others: std::collections::BTreeSet<&str> = std::collections::BTreeSet::new();
+        for stage in &self.report.stages {
+            if !["call_function", "irq_work"].contains(&stage.kind.as_str()) {
+                others.insert(&stage.kind);
+                continue;
+            }
+            match worst.iter_mut().find(|other| other.stage == stage.stage && other.kind == stage.kind) {
+                Some(other) if other.median_ns >= stage.median_ns => {}
+                Some(other) => *other = stage,
+                None => worst.push(stage),
+            }
+        }
+        if !worst.is_empty() {
+            // The kinds one after another; the stages of each stand in the order of a call's life.
+            worst.sort_by(|a, b| a.kind.cmp(&b.kind).then(a.order.cmp(&b.order)));
+            self.heading("Stages of calls, each on the core where its median is longest");
+            let mut table = self.table();
+            table.set_header(["kind", "stage", "core", "n", "p50", "p99", "max"]);
+            for stage in worst {
+                let mut row = vec![stage.kind.clone(), stage.stage.clone()];
+                row.extend([stage.core.to_string(), grouped(stage.latency.n)]);
+                let Latency { p50_ns, p99_ns, max_ns, .. } = stage.latency;
+                row.extend([p50_ns, p99_ns, max_ns].map(|length| self.length(length)));
+                table.add_row(row);
+            }
+            self.put_numbers(table, 2);
+        }
+        if !others.is_empty() {
+            let names: Vec<&str> = others.into_iter().collect();
+            self.item("", 2, &format!("stages of {}: see --json", names.join(", ")));
+        }
+    }
+
+    fn calls(&mut self) {
+        let Some(calls) = &self.report.calls else { return };
+        let counts = &calls.counts;
+        self.heading("Calls");
+        let mut parts = vec![format!("{} executed", grouped(counts.executed))];
+        for (count, name) in
+            [(counts.not_executed, "not executed"), (counts.in_flight, "in flight"), (counts.unknown, "unknown")]
+        {
+            if count > 0 {
+                parts.push(format!("{} {name}", grouped(count)));
+            }
+        }
+        self.item("", 2, &format!("{} queued = {}", grouped(counts.queued), parts.join(" + ")));
+        let mut parts = vec![
+            format!("{} were waited for", grouped(counts.synchronous)),
+            format!("{} needed no SGI of their own", grouped(counts.sends_saved)),
+        ];
+        for (count, name) in [(counts.twice, "executed twice"), (counts.orphaned, "executed that nobody queued")] {
+            if count > 0 {
+                parts.push(format!("{} {name}", grouped(count)));
+            }
+        }
+        self.item("", 2, &parts.join(", "));
+        self.queues();
+        self.callbacks();
+    }
+
+    /// The fullest queues.
+    fn queues(&mut self) {
+        const NAMED: usize = 4;
+        let mut depths: Vec<_> = self.report.queue_depth.iter().filter(|depth| depth.kind == "call_function").collect();
+        depths.sort_by(|a, b| b.max.cmp(&a.max).then(b.mean.total_cmp(&a.mean)));
+        let named: Vec<String> = depths
+            .iter()
+            .take(NAMED)
+            .map(|depth| format!("{} on core {} (mean {:.2})", depth.max, depth.core, depth.mean))
+            .collect();
+        if !named.is_empty() {
+            self.item("", 2, &format!("most calls on a queue: {}", named.join(", ")));
+        }
+    }
+
+    fn callbacks(&mut self) {
+        let report = self.report;
+        let mut functions: BTreeMap<&str, Vec<&CallbackReport>> = BTreeMap::new();
+        for callback in &report.callbacks {
+            functions.entry(&callback.function).or_default().push(callback);
+        }
+        if functions.is_empty() {
+            return;
+        }
+        self.text.push('\n');
+        let mut table = self.table();
+        table.set_header(["callback", "n", "median", "slowest core", "its median", "its max"]);
+        let total = functions.len();
+        let mut functions: Vec<_> = functions.into_iter().collect();
+        functions.sort_by_key(|(_, cores)| std::cmp::Reverse(cores.iter().map(|core| core.latency.n).sum::<u64>()));
+        for (address, cores) in functions.into_iter().take(LISTED) {
+            let mut medians: Vec<f64> = cores.iter().map(|core| core.median_ns).collect();
+            let usual = crate::stats::median(&mut medians);
+            let Some(worst) = cores.iter().max_by(|a, b| a.median_ns.total_cmp(&b.median_ns)) else { continue };
+            let name: String = worst.symbol.as_deref().unwrap_or(address).chars().take(28).collect();
+            table.add_row([
+                name,
+                grouped(cores.iter().map(|core| core.latency.n).sum()),
+                self.length(usual),
+                worst.core.to_string(),
+                self.length(Some(worst.median_ns)),
+                self.length(worst.latency.max_ns),
+            ]);
+        }
+        self.put_numbers(table, 1);
+        if total > LISTED {
+            self.item("", 2, &format!("and {} more functions (see --json)", total - LISTED));
+        }
+    }
+
+    fn crash_stops(&mut self) {
+        if self.report.crash_stops.is_empty() {
+            return;
+        }
+        self.heading("Crash stops");
+        for stop in self.report.crash_stops.iter().take(LISTED) {
+            let place = stop.symbol.as_ref().map_or(String::new(), |symbol| format!(" in {symbol}"));
+            self.item("", 2, &format!("core {} was at PC {}{place}, SP {}", stop.core, stop.pc, stop.sp));
+        }
+        let more = self.report.crash_stops.len().saturating_sub(LISTED);
+        if more > 0 {
+            self.line(&format!("  and {more} cores more (see --json)"));
         }
     }
 

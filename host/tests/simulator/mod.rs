@@ -3,12 +3,15 @@
 //! It follows `docs/design.md`, "Outcomes": a mailbox word and a bit for each sender, one acknowledge that answers them all,
 //! counters that are kept beside the records. What a test wants to go wrong, it does by hand.
 
+pub mod calls;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use host::capture::{Attachment, CaptureWriter, Ended, Ending, LaneAccount, PLAN_ATTACHMENT, RunInfo, VerdictScope};
 use host::plan::{CompiledPlan, PlanRequest, compile};
 use host::report::Report;
+use trace_ring::calls::{CallDescriptor, LiveEntry};
 use trace_ring::histogram;
 use trace_ring::layout::{
     ABI_VERSION, Context, CoreEntry, Directory, FaultEntry, HeadLine, LANES_PER_CORE, LOG_STRIDE, LaneDescriptor,
@@ -23,6 +26,19 @@ use zerocopy::{FromZeros, IntoBytes};
 
 /// The counter's frequency: QEMU `virt`'s.
 pub const HZ: u64 = 62_500_000;
+
+/// In what order the host gets the lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// In pieces and in turn, as a drain of a running target does.
+    Pieces,
+    /// Lane by lane, as from a target that stands still.
+    Lanes,
+    /// Lane by lane, the last one first.
+    Backwards,
+    /// In pieces of any length, from any lane: by this seed.
+    Shuffled(u64),
+}
 
 /// A message under way.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +69,15 @@ pub struct Simulator {
     pub steal: Option<f64>,
     pub with_snapshot: bool,
     pub with_plan: bool,
+    pub order: Order,
+    pub live: Vec<LiveEntry>,
+    pub descriptors: Vec<CallDescriptor>,
+    /// How far each core's clock is ahead, ticks.
+    pub skew: Vec<u64>,
+    /// Records of each lane that were written after the snapshot was taken.
+    pub heads_behind: u64,
+    /// Descriptors on each core's call single queue, and on its list of work.
+    queues: Vec<[Vec<u32>; 2]>,
     /// Newest message, and newest answered, of each (from, to, INTID).
     numbers: BTreeMap<(u16, u16, u8), (u32, u32)>,
     /// What waits for each (receiver, INTID): the newest message of each sender whose bit is set.
@@ -63,7 +88,10 @@ impl Simulator {
     pub fn new(request: PlanRequest) -> Self {
         let cores = usize::from(request.cores);
         let deterministic = request.deterministic;
-        let compiled = compile(&request).expect("the plan compiles");
+        Simulator::of(compile(&request).expect("the plan compiles"), cores, deterministic)
+    }
+
+    fn of(compiled: CompiledPlan, cores: usize, deterministic: bool) -> Self {
         let mut aligned = vec![0_u64; compiled.blob.len().div_ceil(8)];
         aligned.as_mut_bytes()[..compiled.blob.len()].copy_from_slice(&compiled.blob);
         let plan = Plan::parse(aligned.as_bytes()).expect("the plan is one");
@@ -77,6 +105,8 @@ impl Simulator {
                 intid: slot.intid,
                 state: slot.state,
                 histogram: slot.histogram,
+                kind: slot.kind,
+                delivery: slot.delivery,
                 min: u64::MAX,
                 ..PairSlot::new_zeroed()
             })
@@ -111,6 +141,12 @@ impl Simulator {
             steal: None,
             with_snapshot: true,
             with_plan: true,
+            order: Order::Pieces,
+            skew: vec![0; cores],
+            heads_behind: 0,
+            live: vec![LiveEntry::default(); cores],
+            descriptors: vec![CallDescriptor::default(); plan.descriptors() as usize],
+            queues: vec![Default::default(); cores],
             numbers: BTreeMap::new(),
             pending: BTreeMap::new(),
             slots,
@@ -133,7 +169,9 @@ impl Simulator {
         Simulator::new(PlanRequest { cores, ..PlanRequest::default() })
     }
 
+    /// A record; its time is that of a clock that is right.
     pub fn emit(&mut self, core: u16, context: Context, event: Event) {
+        let event = Event { t: event.t + self.skew[usize::from(core)], ..event };
         let lane = &mut self.lanes[usize::from(core) * LANES_PER_CORE + context as usize];
         lane.push(event.words(lane.len() as u64));
     }
@@ -145,6 +183,11 @@ impl Simulator {
 
     /// A message is sent now; its window is `window` ticks long. The SGI is not looked at.
     pub fn send(&mut self, slot: usize, window: u32) -> u32 {
+        self.send_from(Context::Thread, slot, window)
+    }
+
+    /// The same, from whatever the sender does.
+    pub fn send_from(&mut self, context: Context, slot: usize, window: u32) -> u32 {
         let PairSlot { from, to, intid, .. } = self.slots[slot];
         let number = &mut self.numbers.entry((from, to, intid)).or_default().0;
         *number += 1;
@@ -153,12 +196,24 @@ impl Simulator {
         let t = self.now;
         self.pending.entry((to, intid)).or_default().insert(from, Mail { t, msg, slot });
         let arg = (slot as u64) << SLOT_SHIFT | u64::from(window);
-        self.emit(from, Context::Thread, Event { t, kind: Kind::Send, flags: 0, peer: to, msg, intid, extra: 0, arg });
+        self.emit(from, context, Event { t, kind: Kind::Send, flags: 0, peer: to, msg, intid, extra: 0, arg });
         msg
     }
 
     /// The receiver's vector is entered at `entry`; it answers whatever waits for it. Gives how many senders it answered.
     pub fn acknowledge(&mut self, core: u16, intid: u8, entry: u64) -> usize {
+        let answered = self.answer(core, intid, entry, Context::Irq, 0);
+        if answered == 0 {
+            self.cores[usize::from(core)].empty_acknowledges += 1;
+            let event =
+                Event { t: entry, kind: Kind::ReceiveEmpty, flags: 0, peer: PEER_ALL, msg: 0, intid, extra: 0, arg: 0 };
+            self.emit(core, Context::Irq, event);
+        }
+        answered
+    }
+
+    /// Answers whatever waits for a core, in a lane of its own and with flags.
+    fn answer(&mut self, core: u16, intid: u8, entry: u64, context: Context, more: u8) -> usize {
         let senders = std::mem::take(self.pending.entry((core, intid)).or_default());
         self.cores[usize::from(core)].acknowledges += 1;
         let mut delivered = true;
@@ -167,7 +222,8 @@ impl Simulator {
             let count = mail.msg - *answered;
             *answered = mail.msg;
             let slot = &mut self.slots[mail.slot];
-            let timed = mail.t <= entry;
+            let (sent, entered) = (mail.t + self.skew[usize::from(*from)], entry + self.skew[usize::from(core)]);
+            let timed = sent <= entered;
             slot.delivered += u64::from(delivered);
             slot.coalesced += u64::from(count) - u64::from(delivered);
             match (delivered, timed) {
@@ -176,7 +232,7 @@ impl Simulator {
                 _ => {}
             }
             if timed {
-                let latency = entry - mail.t;
+                let latency = entered - sent;
                 slot.sum += latency;
                 slot.min = slot.min.min(latency);
                 slot.max = slot.max.max(latency);
@@ -184,18 +240,13 @@ impl Simulator {
                     self.histograms[slot.histogram as usize * histogram::STRIDE + histogram::bucket(latency)] += 1;
                 }
             }
-            let flags = slot.state | if delivered { FLAG_DELIVERED } else { 0 } | if timed { 0 } else { FLAG_UNTIMED };
-            let arg = if timed { mail.t } else { 0 };
+            let flags =
+                more | slot.state | if delivered { FLAG_DELIVERED } else { 0 } | if timed { 0 } else { FLAG_UNTIMED };
+            let arg = if timed { sent } else { 0 };
             let extra = u8::try_from(count - 1).unwrap_or(u8::MAX);
             let event = Event { t: entry, kind: Kind::Receive, flags, peer: *from, msg: mail.msg, intid, extra, arg };
-            self.emit(core, Context::Irq, event);
+            self.emit(core, context, event);
             delivered = false;
-        }
-        if senders.is_empty() {
-            self.cores[usize::from(core)].empty_acknowledges += 1;
-            let event =
-                Event { t: entry, kind: Kind::ReceiveEmpty, flags: 0, peer: PEER_ALL, msg: 0, intid, extra: 0, arg: 0 };
-            self.emit(core, Context::Irq, event);
         }
         senders.len()
     }
@@ -328,6 +379,7 @@ impl Simulator {
         directory.slot_count = self.slots.len() as u32;
         directory.histogram_count = plan.header.histogram_count;
         directory.phase_count = self.phases.len() as u32;
+        directory.descriptor_count = self.descriptors.len() as u32;
         directory.log_stride = LOG_STRIDE as u32;
         directory.gicd_typer = 0x78_0400;
         directory.gicd_iidr = 0x43B;
@@ -346,7 +398,7 @@ impl Simulator {
             .lanes
             .chunks(LANES_PER_CORE)
             .map(|lanes| HeadLine {
-                head: std::array::from_fn(|lane| lanes[lane].len() as u64),
+                head: std::array::from_fn(|lane| (lanes[lane].len() as u64).saturating_sub(self.heads_behind)),
                 dropped: [0; LANES_PER_CORE],
             })
             .collect();
@@ -376,6 +428,8 @@ impl Simulator {
         put(sections.histograms, self.histograms.as_bytes());
         put(sections.faults, self.faults.as_bytes());
         put(sections.truth, self.truth.as_bytes());
+        put(sections.live, self.live.as_bytes());
+        put(sections.calls, self.descriptors.as_bytes());
         region
     }
 
@@ -405,7 +459,47 @@ impl Simulator {
         }
     }
 
-    /// Writes a capture, lanes in pieces and in turn, as a drain would.
+    /// The lanes in pieces: index, first record, the one behind the last. Each lane in its own order.
+    fn pieces(&self) -> Vec<(usize, usize, usize)> {
+        let mut pieces = Vec::new();
+        let whole = |index: usize| (index, 0, self.lanes[index].len());
+        match self.order {
+            Order::Lanes => pieces.extend((0..self.lanes.len()).map(whole)),
+            Order::Backwards => pieces.extend((0..self.lanes.len()).rev().map(whole)),
+            Order::Pieces => {
+                let piece = 100;
+                let longest = self.lanes.iter().map(Vec::len).max().unwrap_or(0);
+                for start in (0..longest).step_by(piece) {
+                    for (index, lane) in self.lanes.iter().enumerate() {
+                        pieces.push((index, start.min(lane.len()), (start + piece).min(lane.len())));
+                    }
+                }
+            }
+            Order::Shuffled(seed) => {
+                let mut next = vec![0; self.lanes.len()];
+                let mut state = seed | 1;
+                let mut draw = |below: usize| {
+                    // xorshift64*
+                    state ^= state >> 12;
+                    state ^= state << 25;
+                    state ^= state >> 27;
+                    (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % below
+                };
+                while let left =
+                    (0..next.len()).filter(|index| next[*index] < self.lanes[*index].len()).collect::<Vec<_>>()
+                    && !left.is_empty()
+                {
+                    let index = left[draw(left.len())];
+                    let end = (next[index] + 1 + draw(9)).min(self.lanes[index].len());
+                    pieces.push((index, next[index], end));
+                    next[index] = end;
+                }
+            }
+        }
+        pieces
+    }
+
+    /// Writes a capture, as a drain would.
     pub fn write(&self, path: &Path) {
         let plan = Attachment {
             name: PLAN_ATTACHMENT.into(),
@@ -414,26 +508,22 @@ impl Simulator {
         };
         let attachments = if self.with_plan { vec![plan] } else { Vec::new() };
         let mut writer = CaptureWriter::create(path, &self.info(), &attachments).expect("created");
-        let piece = 100;
-        let longest = self.lanes.iter().map(Vec::len).max().unwrap_or(0);
-        for start in (0..longest).step_by(piece) {
-            for (index, lane) in self.lanes.iter().enumerate() {
-                let (core, context) = ((index / LANES_PER_CORE) as u16, (index % LANES_PER_CORE) as u8);
-                let lapped = self.lapped.get(&index).copied().unwrap_or((usize::MAX, usize::MAX));
-                let end = (start + piece).min(lane.len());
-                let mut at = start.min(end);
-                while at < end {
-                    if (lapped.0..lapped.1).contains(&at) {
-                        let until = lapped.1.min(end);
-                        writer.lane_loss(core, context, at as u64, (until - at) as u64, Loss::Lapped).expect("written");
-                        at = until;
-                        continue;
-                    }
-                    let until = if at < lapped.0 { end.min(lapped.0) } else { end };
-                    let bytes: Vec<u8> = lane[at..until].iter().flat_map(|words| words.as_bytes().to_vec()).collect();
-                    writer.lane_records(core, context, at as u64, &bytes).expect("written");
+        for (index, start, end) in self.pieces() {
+            let (lane, core) = (&self.lanes[index], (index / LANES_PER_CORE) as u16);
+            let context = (index % LANES_PER_CORE) as u8;
+            let lapped = self.lapped.get(&index).copied().unwrap_or((usize::MAX, usize::MAX));
+            let mut at = start;
+            while at < end {
+                if (lapped.0..lapped.1).contains(&at) {
+                    let until = lapped.1.min(end);
+                    writer.lane_loss(core, context, at as u64, (until - at) as u64, Loss::Lapped).expect("written");
                     at = until;
+                    continue;
                 }
+                let until = if at < lapped.0 { end.min(lapped.0) } else { end };
+                let bytes: Vec<u8> = lane[at..until].iter().flat_map(|words| words.as_bytes().to_vec()).collect();
+                writer.lane_records(core, context, at as u64, &bytes).expect("written");
+                at = until;
             }
             writer.flush_if_due().expect("flushed");
         }

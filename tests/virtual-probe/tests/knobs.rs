@@ -122,6 +122,8 @@ fn region(non_cacheable: u8) -> (Vec<u8>, Vec<u8>) {
         faults: anywhere,
         logs: anywhere,
         truth: anywhere,
+        live: anywhere,
+        calls: anywhere,
         records: 0x4_0000,
     };
     let mut bytes = directory.as_bytes().to_vec();
