@@ -230,7 +230,15 @@ fn a_stuck_core_ends_the_run_and_is_shown_with_all_that_waits_for_it() {
     let sites: Vec<&str> = waiting.filter_map(|core| core["waits"]["site"]["symbol"].as_str()).collect();
     assert!(!sites.is_empty(), "somebody waits for it: {inspection}");
     assert!(stdout.contains("drain_local_list") || stdout.contains("gather_local"), "{stdout}");
-    assert!(run.stderr.contains("core 2"), "--on-hang inspect shows it by itself\n{run}");
+    assert!(run.stderr.contains("Core 2"), "--on-hang inspect shows it by itself\n{run}");
+    // The page shows a real inspection of such a core: what its lines are called must still be so.
+    let page = std::fs::read_to_string(system_tests::root().join("docs/inspect.md")).expect("a page");
+    let sample = page.split("<!-- inspection: stuck -->").nth(1).and_then(|rest| rest.split("```").nth(1)).expect("a sample");
+    for label in ["callback", "wanted", "pc", "called by", "SGIs", "queue", "last"] {
+        for text in [sample, stdout.as_str()] {
+            assert!(text.lines().any(|line| line.starts_with(&format!("  {label} "))), "`{label}`\n{text}");
+        }
+    }
 }
 
 #[test]

@@ -687,6 +687,27 @@ fn what_happens_in_one_tick_is_told_in_the_order_of_causes() {
         assert!(at(cause.0, cause.1) < at(effect.0, effect.1), "{cause:?} before {effect:?} in {order:?}");
     }
 
+    // A function that begins in the tick in which another callback queued it: its own interrupt came before.
+    let mut scene = Scene::new(3);
+    scene.received(900, 0, IRQ, 2, ReceiverState::Wfi, 800);
+    scene.function(1000, 0, IRQ, 1, 6, true);
+    scene.received(1000, 1, IRQ, 2, ReceiverState::Wfi, 800);
+    scene.queued(1000, 1, IRQ, 0, 6);
+    let names: Vec<String> =
+        scene.lines().iter().map(|line| line[37..].split(": ").nth(1).expect("a name").to_string()).collect();
+    assert_eq!(names, ["ipi_entry", "ipi_entry", "csd_queue_cpu", "csd_function_entry"]);
+
+    // A descriptor that is used again in the same tick was freed before by the core that took it.
+    let mut scene = Scene::new(2);
+    scene.queued(1000, 1, THREAD, 0, 5);
+    let again = Event { msg: 5, extra: 2, ..Scene::event(1000, Kind::Queued, 0, 1) };
+    scene.emit(1, THREAD, again);
+    scene.received(1000, 0, IRQ, 1, ReceiverState::Wfi, 900);
+    scene.function(1000, 0, IRQ, 1, 5, true);
+    let names: Vec<String> =
+        scene.lines().iter().map(|line| line[37..].split(": ").nth(1).expect("a name").to_string()).collect();
+    assert_eq!(names, ["csd_queue_cpu", "ipi_entry", "csd_function_entry", "csd_queue_cpu"]);
+
     // A thread goes on only when the interrupt above it has ended.
     let mut scene = Scene::new(2);
     scene.received(900, 0, IRQ, 1, ReceiverState::Spin, 800);
@@ -714,9 +735,11 @@ fn lanes_are_merged_whatever_the_order_of_the_file() {
         );
     }
     assert!(small.len() > 300);
-    // The last lane whole before the first.
+    // The last lane whole before the first; and the same record by record, so that late stretches hold early times.
     let backwards: Vec<Batch> = (0..ends.len()).rev().map(|lane| Batch::Records(lane, 0, ends[lane])).collect();
-    for batches in [small, backwards] {
+    let one_by_one = |lane: usize| (0..ends[lane]).map(move |first| Batch::Records(lane, first, first + 1));
+    let lane_by_lane: Vec<Batch> = (0..ends.len()).rev().flat_map(one_by_one).collect();
+    for batches in [small, backwards, lane_by_lane] {
         assert_eq!(scene.export_in(Some(&batches), Options::default()).0, expected);
     }
 }

@@ -206,6 +206,30 @@ fn the_json_says_the_same() {
 }
 
 #[test]
+fn whose_call_was_unlocked_waits_for_nobody_any_more() {
+    let mut scene = hang();
+    scene.descriptors[DescriptorUse::Waiting.index(0, 4) as usize].flags = call_flag::SYNCHRONOUS;
+    let inspection = inspect(&scene);
+    assert_eq!(inspection.cores[2].waited_for_by, [1]);
+    assert!(block(&inspection.text(100), 0).contains("not locked"));
+}
+
+#[test]
+fn a_core_that_has_no_mmu_yet_stands_where_the_image_was_loaded() {
+    let mut scene = hang();
+    let stands = |pc: u64| CorePicture { core: 3, pc, pstate: 0x3C5, ..CorePicture::default() };
+    for (pc, symbol) in [
+        (scene::IMAGE + 0x1044, "slow_callback+0x4/0x80"),
+        (scene::IMAGE - 4, "0x401ffffc"),
+        (scene::IMAGE + 0x10_0000, "0x40300000"),
+    ] {
+        scene.picture = Some(vec![stands(pc)]);
+        let registers = inspect(&scene).cores.swap_remove(3).registers.expect("has some");
+        assert_eq!((registers.pc.symbol.as_str(), registers.pc.address), (symbol, format!("{pc:#x}")));
+    }
+}
+
+#[test]
 fn each_state_of_a_core_has_its_words() {
     let mut scene = Scene::new(4);
     let live = |doing: u8| LiveEntry { doing, waits_for: 0xFFFF, since: 500, ..LiveEntry::default() };

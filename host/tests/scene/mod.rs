@@ -38,6 +38,9 @@ pub fn function(name: &str) -> u64 {
 /// Capacity of each lane, as a power of two.
 const LOG2_RECORDS: u32 = 6;
 
+/// Physical address of the image.
+pub const IMAGE: u64 = 0x4020_0000;
+
 /// Physical address of the region.
 pub const REGION: u64 = 0x4800_0000;
 
@@ -160,6 +163,7 @@ impl Scene {
         directory.nonce = 42;
         directory.region_pa = REGION;
         directory.region_len = length;
+        (directory.image_pa, directory.image_len) = (IMAGE, 0x10_0000);
         directory.counter_hz = self.hz;
         directory.sections = sections;
         directory.core_count = self.cores.len() as u32;
