@@ -233,7 +233,8 @@ fn a_stuck_core_ends_the_run_and_is_shown_with_all_that_waits_for_it() {
     assert!(run.stderr.contains("Core 2"), "--on-hang inspect shows it by itself\n{run}");
     // The page shows a real inspection of such a core: what its lines are called must still be so.
     let page = std::fs::read_to_string(system_tests::root().join("docs/inspect.md")).expect("a page");
-    let sample = page.split("<!-- inspection: stuck -->").nth(1).and_then(|rest| rest.split("```").nth(1)).expect("a sample");
+    let sample =
+        page.split("<!-- inspection: stuck -->").nth(1).and_then(|rest| rest.split("```").nth(1)).expect("a sample");
     for label in ["callback", "wanted", "pc", "called by", "SGIs", "queue", "last"] {
         for text in [sample, stdout.as_str()] {
             assert!(text.lines().any(|line| line.starts_with(&format!("  {label} "))), "`{label}`\n{text}");
