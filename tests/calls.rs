@@ -262,6 +262,18 @@ fn sends_carry_their_senders_frames_where_asked() {
     }
     let with = qemu(&["--plan", "chain", "--backtrace"]);
     with.expect(0, "clean");
+    // A hop of a chain is sent by a callback, in an interrupt: its frames lead through the handler into the thread below it.
+    let text = ftrace(&with);
+    let stacks: Vec<Vec<&str>> = text
+        .split("<stack trace>\n")
+        .skip(1)
+        .map(|stack| stack.lines().map_while(|line| line.strip_prefix(" => ")).collect())
+        .collect();
+    assert_eq!(stacks.len() as u64, with.number("/ipis/sent"), "one stack for each send");
+    let hop = stacks.iter().find(|stack| stack.contains(&"call_onward")).expect("a callback sends");
+    let place =
+        |name: &str| hop.iter().position(|frame| frame.contains(name)).unwrap_or_else(|| panic!("{name}: {hop:?}"));
+    assert!(place("call_onward") < place("irq_calls") && place("irq_calls") + 1 < hop.len(), "{hop:?}");
     let (code, _, stderr) = run(with.folder.path(), &["qemu", "--plan", "ping", "--backtrace"]);
     assert_eq!(code, 3, "a plan that does not call has no call layer to ask\n{stderr}");
     assert!(stderr.contains("--backtrace"), "{stderr}");

@@ -149,6 +149,13 @@ pub enum What {
         /// INTID.
         intid: u8,
     },
+    /// A frame of the stack behind the moment before it in the lane: of a sender (`--backtrace`), or of IPI backtrace's target.
+    Frame {
+        /// The program counter, or where a call returns to.
+        address: u64,
+        /// The innermost one.
+        first: bool,
+    },
     /// Records are missing here.
     Lost(u64),
 }
@@ -288,6 +295,7 @@ pub fn survey(capture: &Capture, target: &Target) -> Result<Survey, CaptureError
         What::Lost(count) => survey.lost = survey.lost.saturating_add(count),
         What::Entry { .. } => (survey.moments, survey.entries) = (survey.moments + 1, survey.entries + 1),
         What::Exit { .. } => (survey.moments, survey.exits) = (survey.moments + 1, survey.exits + 1),
+        What::Frame { first: false, .. } => {}
         _ => survey.moments += 1,
     };
     let damage = capture.lanes(|batch| {
@@ -456,10 +464,11 @@ fn comes_before(cause: &Moment, effect: &Moment, target: &Target) -> bool {
 /// Of moments that wait for nothing: what causes others goes first, what is caused goes last.
 const fn rank(what: &What) -> u8 {
     match what {
-        What::Queue { .. } | What::Send { .. } | What::Raise { .. } | What::Lost(_) => 0,
-        What::FunctionExit { .. } | What::Exit { .. } => 1,
-        What::FunctionEntry { .. } => 2,
-        What::Entry { .. } => 3,
+        What::Frame { .. } => 0, // a stack stays in one piece
+        What::Queue { .. } | What::Send { .. } | What::Raise { .. } | What::Lost(_) => 1,
+        What::FunctionExit { .. } | What::Exit { .. } => 2,
+        What::FunctionEntry { .. } => 3,
+        What::Entry { .. } => 4,
     }
 }
 
@@ -712,6 +721,7 @@ impl<'a> Lanes<'a> {
                 };
                 put(serial, missed, asleep, what);
             }
+            Kind::Frame => put(serial, missed, asleep, What::Frame { address: event.arg, first: event.extra == 0 }),
             Kind::Stage if event.extra == 1 => {
                 let taken = lane.taken.take();
                 let (kind, intid) = match taken {

@@ -211,9 +211,7 @@ impl<'a> Setup<'a> {
         let plan = scratch.write("plan", self.plan)?;
         let tree = self.tree.as_deref().map(|tree| scratch.write("tree", tree)).transpose()?;
         let (ram_path, console) = (scratch.file(RAM), scratch.write("console", b"")?);
-        let monitors: Vec<PathBuf> = [OWN_MONITOR, GUEST_MONITOR].map(|name| scratch.file(name)).into();
-        let fit = monitors.iter().all(|path| path.as_os_str().len() <= monitor::MOST_PATH);
-        let monitors = if fit { monitors } else { Vec::new() };
+        let monitors = monitors_in(scratch.path());
         let ram = File::options()
             .read(true)
             .write(true)
@@ -269,6 +267,13 @@ impl Prepared {
         let picture = Picture::Never;
         Ok(Target { child, ram, console, complaints: complaints_path, monitor, picture, scratch })
     }
+}
+
+/// The sockets of a run's monitors, its own first; none where the folder's path is too long for one.
+fn monitors_in(folder: &Path) -> Vec<PathBuf> {
+    let paths: Vec<PathBuf> = [OWN_MONITOR, GUEST_MONITOR].map(|name| folder.join(name)).into();
+    let fit = paths.iter().all(|path| path.as_os_str().len() <= monitor::MOST_PATH);
+    if fit { paths } else { Vec::new() }
 }
 
 /// What tells others of a run: how `inspect --live` finds its RAM, its monitor and its symbols.
@@ -544,6 +549,20 @@ mod tests {
         assert_eq!(Version::parse("QEMU emulator version 7.2.0").map(|version| version.number), Some((7, 2)));
         assert_eq!(Version::parse("no such thing"), None);
         assert_eq!(Version::parse(""), None);
+    }
+
+    #[test]
+    fn a_folder_too_long_for_sockets_has_no_monitors() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // As long as a socket can be bound there: the system's word counts, not ours.
+        let room = monitor::MOST_PATH - folder.path().as_os_str().len() - "/".len() - "/inspect".len();
+        for (length, expected) in [(room, 2), (room + 1, 0)] {
+            let long = folder.path().join("x".repeat(length));
+            fs::create_dir(&long).expect("is made");
+            assert_eq!(monitors_in(&long).len(), expected, "{length}");
+            let bound = std::os::unix::net::UnixListener::bind(long.join(GUEST_MONITOR));
+            assert_eq!(bound.is_ok(), expected > 0, "{length}");
+        }
     }
 
     #[test]

@@ -151,13 +151,20 @@ fn check(text: &str) {
         "{text}"
     );
     let (mut entries, mut lost, mut before) = (0u64, 0u64, (0, 0));
+    let mut stack = false;
     for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if line.starts_with(" => ") {
+            assert!(stack, "a frame of no stack:\n{line}");
+            continue;
+        }
+        stack = line.ends_with(" <stack trace>");
         match parse(line).unwrap_or_else(|why| panic!("{why}:\n{line}")) {
             Line::Entry { time, .. } => {
                 assert!(time >= before, "time goes back at:\n{line}");
                 (entries, before) = (entries + 1, time);
             }
             Line::Lost(count) => lost += count,
+            Line::Other if stack => entries += 1,
             Line::Other => panic!("not ours:\n{line}"),
         }
     }

@@ -62,7 +62,7 @@ impl<'a> Text<'a> {
         writeln!(out, "# tracer: nop\n#\n# entries-in-buffer/entries-written: {}/{written}   #P:{up}", found.moments)?;
         out.write_all(LEGEND.as_bytes())?;
         let (places, names) = (HashMap::new(), HashMap::new());
-        let mut page = Page { target, symbols, options, places, names };
+        let mut page = Page { target, symbols, options, places, names, stack: None };
         replay(capture, target, found, |moment, nested| page.line(moment, nested, out))??;
         Ok(out.flush()?)
     }
@@ -112,14 +112,26 @@ struct Page<'a> {
     places: HashMap<u64, String>,
     /// Functions, as `%pS` and as `%ps` print them.
     names: HashMap<u64, (String, String)>,
+    /// Whose stack the newest line belongs to, if it is one's.
+    stack: Option<(u16, Context)>,
 }
 
 impl Page<'_> {
     fn line(&mut self, moment: &Moment, nested: bool, out: &mut dyn Write) -> Result<(), ExportError> {
         let core = moment.core;
         if let What::Lost(count) = moment.what {
+            self.stack = None;
             return Ok(writeln!(out, "CPU:{core} [LOST {count} EVENTS]")?);
         }
+        let place = Some((core, moment.context));
+        if let What::Frame { address, first: false } = moment.what {
+            // Only behind the frame that it was called from: where that is missing, it says nothing.
+            if self.stack != place {
+                return Ok(());
+            }
+            return Ok(writeln!(out, " => {}", self.frame(address))?);
+        }
+        self.stack = place.filter(|_| matches!(moment.what, What::Frame { .. }));
         let (task, process) = if moment.idle { ("<idle>", 0) } else { ("ipiscope", u32::from(core) + 1) };
         let flags = match moment.context {
             Context::Thread | Context::Fault => ".....",
@@ -164,6 +176,7 @@ impl Page<'_> {
                 writeln!(out, "csd_function_exit: func={}, csd={csd:016x}", self.function(*function).1)?;
             }
             What::Exit { kind, intid } => writeln!(out, "ipi_exit: ({})", why(*kind, *intid))?,
+            What::Frame { address, .. } => writeln!(out, "<stack trace>\n => {}", self.frame(*address))?,
             What::Lost(_) => {}
         }
         Ok(())
@@ -171,6 +184,13 @@ impl Page<'_> {
 
     fn place(&mut self, address: u64) -> &str {
         self.places.entry(address).or_insert_with(|| self.symbols.at_return(address))
+    }
+
+    /// A frame's function, as the kernel's stack traces print it: the name alone.
+    fn frame(&self, address: u64) -> String {
+        // Where a call returns to may lie behind its function's end.
+        let name = self.symbols.name(address.saturating_sub(1)).or_else(|| self.symbols.name(address));
+        name.unwrap_or_else(|| format!("{address:#x}"))
     }
 
     fn function(&mut self, address: u64) -> &(String, String) {
