@@ -632,6 +632,21 @@ fn losses_stand_where_they_were() {
 }
 
 #[test]
+fn a_capture_that_was_cut_or_joined_by_hand_tells_each_record_once() {
+    let mut scene = Scene::new(2);
+    for t in 1000..1004 {
+        let arg = scene.bare_slot() << SLOT_SHIFT;
+        scene.emit(0, THREAD, Event { arg, ..Scene::event(t, Kind::Send, 1, 2) });
+    }
+    // Nobody says how many were written: what was turned away is told by itself.
+    scene.ended = None;
+    let batches = [Batch::Records(0, 0, 3), Batch::Records(0, 1, 4), Batch::Lost(0, 4, 3, Loss::Dropped)];
+    let lines = body(&scene.export_in(Some(&batches), Options::default()).0);
+    let raise = "ipi_raise: target_mask=00000000,00000002 (SGI 2)";
+    assert_eq!(events(&lines), [raise, raise, raise, raise, "CPU:0 [LOST 3 EVENTS]"]);
+}
+
+#[test]
 fn what_the_capture_was_not_made_to_keep_is_not_lost() {
     let mut scene = Scene::new(2);
     scene.keep = Keep::Worst(2);
