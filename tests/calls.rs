@@ -187,6 +187,10 @@ fn a_slow_callback_is_blamed_on_the_callback_and_not_on_the_core() {
         row.and_then(|row| row["p50_ns"].as_f64()).unwrap_or_else(|| panic!("{stage} of core {core}\n{run}"))
     };
     assert!(p50("callback", 3) > 20_000.0 && p50("callback", 1) < 10_000.0, "{run}");
+    let entries = stages(&run, "send_to_entry");
+    let own =
+        entries.iter().find(|row| row["core"] == 3 && row["kind"] == "call_function").expect("core 3 is interrupted");
+    assert!(own["max_ns"].as_f64() < Some(20_000.0), "no wait of a callback's length is charged to the core: {own}");
     assert!(run.number("/injected/0/struck") > 100, "{run}");
 }
 
