@@ -623,7 +623,7 @@ impl<'a> Lanes<'a> {
         // Room for what stands before it: a loss, and the sender, who is told behind the send.
         self.serial += 4;
         let serial = self.serial;
-        let asleep = lane.taken.is_some_and(|taken| taken.idle) && context != Context::Thread;
+        let asleep = lane.taken.is_some_and(|taken| taken.idle);
         let missed = lane.missed;
         let reasons = &self.target.reasons;
         match event.kind {

@@ -516,6 +516,21 @@ fn a_call_to_many_is_one_send_to_a_mask() {
 }
 
 #[test]
+fn a_call_that_is_its_functions_last_instruction_is_told_as_that_functions() {
+    let mut scene = Scene::new(2);
+    let slot = scene.slot(0, 1);
+    scene.emit(0, THREAD, Event { arg: slot << SLOT_SHIFT, ..Scene::event(1000, Kind::Send, 1, 1) });
+    // It returns to where the next function begins; a callback's address is that function's own.
+    let (site, callback) = (function("slow_callback"), function("slow_callback"));
+    let arg = bits(site) | bits(callback) << 32;
+    scene.emit(0, THREAD, Event { arg, ..Scene::event(1000, Kind::CallSite, 1, 1) });
+    assert_eq!(
+        events(&scene.lines())[0],
+        "ipi_send_cpu: cpu=1 callsite=drain_local_list+0x40/0x40 callback=slow_callback+0x0/0x80"
+    );
+}
+
+#[test]
 fn a_sender_without_a_callback_prints_a_zero() {
     let mut scene = Scene::new(2);
     let slot = scene.slot(0, 1);
