@@ -149,7 +149,7 @@ pub fn tails<S: RegionSource>(
         if head > MOST_RECORDS {
             return Err(ReadError::Corrupt { field: "head", value: head });
         }
-        let count = head.min(most as u64).min(capacity - GUARD_RECORDS);
+        let count = head.min(most as u64).min(capacity);
         let mut records = Vec::new();
         for index in head - count..head {
             let mut bytes = [0; RECORD_BYTES as usize];

@@ -93,7 +93,7 @@ fn hang() -> Scene {
         frames: Vec::new(),
     };
     scene.picture = Some(vec![
-        picture(0, function("call_single") + 0x90, 0x6000_0304),
+        picture(0, function("call_single") + 0x90, 0x6000_0204),
         picture(1, CODE + 0x40, 0x6000_0004),
         CorePicture {
             gicr: Some(Redistributor { enabled: 0x4F, pending: 0x0001_0000, active: 2 }),
@@ -138,7 +138,7 @@ fn a_hang_is_told_from_its_capture() {
         "Core 0      waits for the lock of a call to core 2, in operation 7, for 1000 ms\n  \
            waits at  call_single+0x84/0x100\n  \
            waits for csd {waiting:016x}: slow_callback on core 2, running, locked, queued 1000 ms ago\n  \
-           pc        call_single+0x90/0x100 at EL1, DA masked (PSTATE 0x60000304)\n  \
+           pc        call_single+0x90/0x100 at EL1, D masked (PSTATE 0x60000204)\n  \
            SGIs      enabled 0-7; pending none; active none\n  \
            queue     call_single_queue: empty\n  \
            last      events, seconds before now\n    \
