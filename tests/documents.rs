@@ -29,6 +29,7 @@ fn files_that_the_pages_name_exist() {
         "docs/probe.md",
         "docs/call-layer.md",
         "docs/inspect.md",
+        "docs/truth.md",
     ];
     for name in pages {
         let text = page(name);

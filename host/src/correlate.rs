@@ -12,6 +12,7 @@
 
 pub mod calls;
 pub mod stages;
+pub mod witness;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -33,6 +34,7 @@ use zerocopy::IntoBytes;
 use crate::capture::{Batch, Capture, CaptureError, Damage, Ended, PLAN_ATTACHMENT};
 use crate::correlate::calls::{CallJoiner, Calls};
 use crate::correlate::stages::{BUSY, Interrupts, StageFigures};
+use crate::correlate::witness::{Excused, Gap, GapTotals, Recovered, Series, StepBack, Sweep};
 use crate::plan::Keep;
 use crate::stats::{Figures, Samples, Summary};
 
@@ -156,11 +158,17 @@ pub struct Slot {
     pub exact: bool,
     /// The greatest latency among the records: when it was taken (ticks), and how long.
     pub worst: Option<(u64, u64)>,
-    /// What remains of the latencies without the waits that the receiver's own handler explains; `None` where there is no
-    /// such wait among the records.
+    /// What remains of the latencies without those that are excused: waits that the receiver's own handler explains, and time
+    /// that was taken from a core. `None` where there is nothing of that among the records.
     pub free: Option<Free>,
     /// What probes saw.
     pub probes: Probes,
+    /// Latencies that time taken from a core explains: they are in `latency`, and not in what [`Slot::judged`] gives.
+    pub excused: Excused,
+    /// Answers that came only after another event.
+    pub recovered: Recovered,
+    /// Answers that seem to have been taken before they were sent, in phases of one IPI at a time: the counters disagree.
+    pub backwards: u64,
 }
 
 /// Latencies without the waits for a handler at work.
@@ -315,6 +323,16 @@ pub struct Ipis {
     pub stages: Vec<StageFigures>,
     /// Calls, where the plan calls and every record was kept.
     pub calls: Option<Calls>,
+    /// Times in which cores were away, the first [`MOST_EVIDENCE`], by time.
+    pub gaps: Vec<Gap>,
+    /// The same by the cores' own counts, one for each core.
+    pub gap_totals: Vec<GapTotals>,
+    /// Lanes in which time went back, the first ones.
+    pub step_backs: Vec<StepBack>,
+    /// Messages timed against a transition of their receiver.
+    pub sweeps: Vec<Sweep>,
+    /// Latencies over time.
+    pub series: Series,
     /// The newest time in any record, ticks.
     pub latest: u64,
     /// Lanes, [`LANES_PER_CORE`] a core.
@@ -1438,6 +1456,9 @@ impl Joiner {
                 worst: tally.worst,
                 free,
                 probes,
+                excused: Excused::default(),
+                recovered: Recovered::default(),
+                backwards: 0,
             });
         }
         // By time, whatever the order of the lanes was.
@@ -1477,6 +1498,11 @@ impl Joiner {
             given_up: self.given_up,
             stages: self.interrupts.finish(),
             calls,
+            gaps: Vec::new(),
+            gap_totals: Vec::new(),
+            step_backs: Vec::new(),
+            sweeps: Vec::new(),
+            series: Series::default(),
             latest: self.seen.iter().copied().max().unwrap_or(0),
             lanes: self.lanes,
             records: self.records,

@@ -24,7 +24,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this crate that two separately built programs share: region, records, plan.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// First word of a live [`Directory`]: "ipiscope" in ASCII, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ipiscope");
@@ -327,7 +327,7 @@ pub mod core_state {
     pub const UNKNOWN: u32 = u32::MAX;
 }
 
-/// One core: who it is, what became of it, and its clock. 192 bytes.
+/// One core: who it is, what became of it, its clock, and the time that somebody took from it. 320 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct CoreEntry {
@@ -379,9 +379,48 @@ pub struct CoreEntry {
     pub features: u32,
     /// ICC_PMR_EL1 while IRQs are masked by priority; 0 where pseudo-NMIs were not tried or did not work.
     pub masking_priority: u32,
+    /// Waits in which this core was away for at least the plan's `gap_ns`: its timer's interrupt came that late, or two looks at
+    /// the counter of a polling loop lay that far apart.
+    pub gaps: u64,
+    /// Ticks of all of them together.
+    pub gap_ticks: u64,
+    /// The longest, ticks.
+    pub gap_longest: u64,
+    /// Heartbeats taken: timer interrupts while the core waited, whether on time or late.
+    pub heartbeats: u64,
+    /// Greatest ticks between two ordered reads in a row in the self-test: a read that took that long was interrupted.
+    pub read_cost_max: u32,
+    /// Pairs of reads in the self-test of which the second was further on than a pair can take and the next was back: a counter
+    /// that misreads (as of Cortex-A73 erratum 858921).
+    pub misreads: u32,
+    /// `backwards` of the self-test that was made after the plan.
+    pub backwards_after: u32,
+    /// `misreads` of that one.
+    pub misreads_after: u32,
+    /// Least ticks of a round trip to this core and back, before the plan; 0: not measured.
+    pub round_trip_before: u32,
+    /// The same after the plan.
+    pub round_trip_after: u32,
+    /// PMCCNTR_EL0 cycles in `cycle_ticks_busy` ticks of a busy loop; 0: there is none, or it does not run.
+    pub cycles_busy: u32,
+    /// See above.
+    pub cycle_ticks_busy: u32,
+    /// PMCCNTR_EL0 cycles in `cycle_ticks_wfi` ticks of WFI.
+    pub cycles_wfi: u32,
+    /// See above.
+    pub cycle_ticks_wfi: u32,
+    /// The power state that this core hands to PSCI CPU_SUSPEND.
+    pub suspend_state: u32,
+    /// What CPU_SUSPEND answered when it was tried: 0 or PSCI's error code; [`SUSPEND_UNTRIED`].
+    pub suspend_error: i32,
+    /// `Receive`s whose counter was behind their message's send time: the sender's counter is ahead.
+    pub untimed: u64,
     /// Reserved, 0.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 11],
 }
+
+/// [`CoreEntry::suspend_error`] of a core on which CPU_SUSPEND was not tried.
+pub const SUSPEND_UNTRIED: i32 = i32::MIN;
 
 /// [`CoreEntry::features`] bits, found where the plan uses IPI kinds.
 pub mod core_feature {
@@ -401,6 +440,12 @@ pub mod clock_flag {
     pub const SKEW_BEFORE: u32 = 4;
     /// `skew_after_*` are measured.
     pub const SKEW_AFTER: u32 = 8;
+    /// Ordered reads use CNTVCTSS_EL0 (FEAT_ECV), which orders itself.
+    pub const SELF_SYNCHRONISED: u32 = 16;
+    /// `cycles_busy` and `cycles_wfi` are measured.
+    pub const CYCLES: u32 = 32;
+    /// The self-test was repeated after the plan.
+    pub const TESTED_AFTER: u32 = 64;
 }
 
 /// The heads of a core's lanes. 64 bytes: one line, written by this core alone.
@@ -576,7 +621,7 @@ pub struct LogHeader {
     pub reserved: [u64; 5],
 }
 
-/// What the fault twins of a core did. 64 bytes. Only the selftest and the report's `injected` read it.
+/// What the fault twins of a core did. 128 bytes. Only the selftest and the report's `injected` read it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Truth {
@@ -592,6 +637,22 @@ pub struct Truth {
     pub stuck: u64,
     /// Descriptors that were never unlocked.
     pub left_locked: u64,
+    /// Sends that were held back between their stamp and the write of ICC_SGI1R_EL1.
+    pub held_back: u64,
+    /// Sends that went to another core.
+    pub misdirected: u64,
+    /// Interrupts that were raised again after they had been answered.
+    pub repeated: u64,
+    /// Interrupts that nobody asked for.
+    pub invented: u64,
+    /// Times that SGIs stayed pending until another interrupt came.
+    pub stalled: u64,
+    /// Times that the core was taken away.
+    pub stolen: u64,
+    /// Ticks that were stolen, together.
+    pub stolen_ticks: u64,
+    /// Times that the counter was made to lie.
+    pub shifted: u64,
     /// Reserved, 0.
     pub reserved: [u64; 2],
 }
@@ -604,7 +665,7 @@ const _: () = {
     assert!(offset_of!(Directory, request) == 448);
     assert!(size_of::<Status>() == 64);
     assert!(size_of::<Request>() == 64);
-    assert!(size_of::<CoreEntry>() == 192);
+    assert!(size_of::<CoreEntry>() == 320);
     assert!(size_of::<HeadLine>() == 64);
     assert!(size_of::<LaneDescriptor>() == 32);
     assert!(size_of::<PhaseResult>() == 64);
@@ -613,7 +674,7 @@ const _: () = {
     assert!(offset_of!(PairSlot, delivered) == 128);
     assert!(size_of::<FaultEntry>() == 512);
     assert!(size_of::<LogHeader>() == 64);
-    assert!(size_of::<Truth>() == 64);
+    assert!(size_of::<Truth>() == 128);
 };
 
 /// Bytes of one core's log: header and ring.
@@ -645,7 +706,7 @@ pub const fn lay_out(shape: Shape) -> (Sections, u64) {
         bytes.next_multiple_of(64)
     }
     let cores = 512;
-    let heads = cores + line(shape.cores * 192);
+    let heads = cores + line(shape.cores * 320);
     let lanes = heads + line(shape.cores * 64);
     let phases = lanes + line(shape.cores * LANES_PER_CORE as u64 * 32);
     let meta = phases + line(shape.phases * 64);
@@ -654,7 +715,7 @@ pub const fn lay_out(shape: Shape) -> (Sections, u64) {
     let faults = histograms + line(shape.histograms * HISTOGRAM_BYTES);
     let logs = faults + line(shape.cores * 512);
     let truth = logs + line(shape.cores * LOG_STRIDE);
-    let live = truth + line(shape.cores * 64);
+    let live = truth + line(shape.cores * 128);
     let calls = live + line(shape.cores * 64);
     let records = (calls + line(shape.descriptors * 64)).next_multiple_of(4096);
     let length = (records + shape.records * crate::record::RECORD_BYTES).next_multiple_of(REGION_ALIGN);

@@ -129,7 +129,7 @@ pub mod plan_flag {
     pub const BACKTRACE: u32 = 16;
 }
 
-/// The head of a plan. 192 bytes.
+/// The head of a plan. 224 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PlanHeader {
@@ -200,8 +200,55 @@ pub struct PlanHeader {
     pub masks: u64,
     /// How many there are.
     pub mask_count: u32,
+    /// The power state for PSCI CPU_SUSPEND; 0: the device tree's first standby state that a core names, or 0 where it names none.
+    pub suspend_state: u32,
+    /// How long a waiting core goes without a heartbeat, ns: its timer then interrupts it, and tells when that comes late. 0: never.
+    pub heartbeat_ns: u64,
+    /// How late a heartbeat, or how far apart two looks of a polling loop, are a gap, ns; 0: gaps are not looked for.
+    pub gap_ns: u64,
+    /// Seed of what a core draws by itself (DITHER), not 0. Each core mixes its id in.
+    pub seed: u64,
     /// Reserved, 0.
-    pub reserved: u32,
+    pub reserved: u64,
+}
+
+/// The most [`crate::record::Kind::Gap`] and `Heartbeat` records of each context of a core in one round; beyond, counters alone.
+pub const MOST_GAPS: u32 = 256;
+
+/// The most turns of an empty loop that DITHER may ask for.
+pub const MOST_DITHER: u32 = 65_536;
+
+/// Postures that are no [`crate::record::ReceiverState`], in PHASE and POSTURE.
+pub mod posture {
+    /// Waits like `spin`, and reads and writes over the core's pressure memory while it does.
+    pub const PRESSURE: u8 = 0x40;
+}
+
+/// What a receiver does at the planned time of a SWEEP. Before it, it polls the counter, interrupts enabled (for `UNMASK`: masked by
+/// PSTATE.I); after it, it waits for the message.
+pub mod transition {
+    /// Enters WFI (interrupts masked by PSTATE.I, taken when it wakes).
+    pub const WFI: u8 = 0;
+    /// Unmasks its interrupts.
+    pub const UNMASK: u8 = 1;
+    /// Ends an interrupt: it sends itself the wake-up SGI, whose handler then runs.
+    pub const END_OF_INTERRUPT: u8 = 2;
+    /// Calls PSCI CPU_SUSPEND.
+    pub const SUSPEND: u8 = 3;
+    /// Enters WFE.
+    pub const WFE: u8 = 4;
+
+    /// Its name in plans and reports.
+    pub const fn name(code: u8) -> &'static str {
+        match code {
+            WFI => "wfi",
+            UNMASK => "unmask",
+            END_OF_INTERRUPT => "end_of_interrupt",
+            SUSPEND => "suspend",
+            WFE => "wfe",
+            _ => "unknown",
+        }
+    }
 }
 
 /// A core's entry into the operations, and the size of its lanes. 16 bytes.
@@ -266,7 +313,7 @@ pub struct Twin {
 pub mod twin_kind {
     /// Sends from `core` to `peer` skip the write of ICC_SGI1R_EL1, at `rate`.
     pub const DROP: u32 = 1;
-    /// `core` waits `ticks` in the vector before it takes the entry stamp.
+    /// `core` waits `ticks` in the vector before it takes the entry stamp, at `rate`.
     pub const LATE: u32 = 2;
     /// `core` clears its GICR_ISENABLER0 bit for `ticks` after each end of interrupt.
     pub const MASK: u32 = 3;
@@ -282,6 +329,31 @@ pub mod twin_kind {
     pub const STUCK: u32 = 8;
     /// After callback number `ticks` (from 1) that somebody waits for, `core` leaves the descriptor locked.
     pub const CSD_LOCK: u32 = 9;
+    /// Sends of `core` wait `ticks` between their stamp and the write of ICC_SGI1R_EL1, at `rate`.
+    pub const SLOW_SENDER: u32 = 10;
+    /// The same for sends from `core` to `peer` alone.
+    pub const SLOW_PAIR: u32 = 11;
+    /// `core` waits `ticks` in the vector before it takes the entry stamp when it was in state `peer`
+    /// ([`crate::record::ReceiverState`]).
+    pub const SLOW_WAKE: u32 = 12;
+    /// Sends from `core` to `peer` go to core `ticks` instead, at `rate`.
+    pub const MISROUTE: u32 = 13;
+    /// After the end of a measured SGI, `core` sends itself the same INTID again, at `rate`.
+    pub const DUPLICATE: u32 = 14;
+    /// `core` sends itself measured SGI 0 without a message when it has waited a while, at `rate` for each heartbeat (or, without
+    /// heartbeats, 20 us after the end of a measured SGI, at `rate` for each).
+    pub const SPURIOUS: u32 = 15;
+    /// After the end of a measured SGI, at `rate`, `core` holds measured SGIs back by their priority until it takes another interrupt:
+    /// they stay pending and enabled, and nobody signals them.
+    pub const STALL: u32 = 16;
+    /// `core` does nothing for `ticks` with its interrupts masked, while it waits, at `rate` for each heartbeat or measured SGI.
+    pub const STEAL: u32 = 17;
+    /// The counter of `core` is ahead by `ticks` (two's complement) in everything that it stamps.
+    pub const SKEW: u32 = 18;
+    /// The same from the measured SGI (or send) number `rate` of the core on.
+    pub const JUMP: u32 = 19;
+    /// At `rate`, a stamp of `core` is behind by `ticks`.
+    pub const STEP_BACK: u32 = 20;
 }
 
 /// Operation codes.
@@ -363,6 +435,18 @@ pub mod op {
     pub const DELIVERY: u8 = 28;
     /// From now on this core's onward calls (the hops of chains) are counted in row `c`.
     pub const ROW: u8 = 29;
+
+    // In every plan again.
+
+    /// From now on this core goes through 0 to `c` turns of an empty loop before each message of PING, drawn at random from the
+    /// plan's seed: send times then fall anywhere between two ticks. `c` 0: no more.
+    pub const DITHER: u8 = 30;
+    /// What the SWEEPs that follow on this core do: the receiver makes transition `a` ([`super::transition`]); the first message is
+    /// sent `d` ticks (two's complement) after its planned time, each further one `c` ticks later.
+    pub const SWEEP_RANGE: u8 = 31;
+    /// Sends SGI `a` to core `b`, `c` times, each at its own distance from the receiver's transition, and waits for the answer.
+    /// `d`: the pair slot. Left out where `b` is not up or this core, or where its transition is SUSPEND and it can't.
+    pub const SWEEP: u8 = 32;
 }
 
 /// One operation. 16 bytes.
@@ -383,7 +467,7 @@ pub struct Op {
 
 const _: () = {
     use core::mem::size_of;
-    assert!(size_of::<PlanHeader>() == 192);
+    assert!(size_of::<PlanHeader>() == 224);
     assert!(size_of::<CoreProgram>() == 16);
     assert!(size_of::<PlanSlot>() == 16);
     assert!(size_of::<Twin>() == 32);
@@ -562,6 +646,14 @@ impl<'a> Plan<'a> {
                     return Err(PlanError::Value { name: "twin.kind", value: twin.kind.into() });
                 }
             }
+            match twin.kind {
+                twin_kind::DROP | twin_kind::SLOW_PAIR => bound("twin.peer", twin.peer.into(), cores)?,
+                twin_kind::MISROUTE => {
+                    bound("twin.peer", twin.peer.into(), cores)?;
+                    bound("twin.ticks", twin.ticks, cores)?;
+                }
+                _ => {}
+            }
             range("twin.seed", twin.seed, 1..=u64::MAX)?;
         }
         let (ops, slots) = (self.ops.len() as u64, self.slots.len() as u64);
@@ -576,6 +668,13 @@ impl<'a> Plan<'a> {
                     bound("op.slot", word.d.saturating_add(cores - 1), slots)?;
                     bound("op.intid", word.a.into(), header.sgi_count.into())?;
                 }
+                op::SWEEP => {
+                    bound("op.to", word.b.into(), cores)?;
+                    bound("op.slot", word.d, slots)?;
+                    bound("op.intid", word.a.into(), header.sgi_count.into())?;
+                }
+                op::SWEEP_RANGE => range("op.transition", word.a.into(), 0..=transition::WFE.into())?,
+                op::DITHER => range("op.dither", word.c.into(), 0..=MOST_DITHER.into())?,
                 op::PHASE | op::PHASE_END => bound("op.phase", word.c.into(), header.phase_count.into())?,
                 op::TURN | op::AGAIN => bound("op.jump", word.c.into(), ops)?,
                 op::PASS if word.b != 0xFFFF => {

@@ -69,8 +69,58 @@ pub enum Kind {
     CallWait,
     /// A core was parked by SGI `intid`, or left its park (`extra` 0 or 1).
     Park,
+    /// The core was away while it waited: nobody's IPI is to blame for this time. `t`: when it was back; `arg`: since when it was
+    /// surely away, ticks; `extra`: a [`Witness`]; `msg`: gaps of this core before this one, those without a record counted.
+    Gap,
+    /// A heartbeat (the timer's interrupt of a waiting core) that found measured SGIs pending. `t`: vector entry; `arg`: when it was
+    /// due; `msg`: their bits of GICR_ISPENDR0.
+    Heartbeat,
+    /// The next message of this lane is timed against a transition of its receiver. `t`: now; `peer`: the receiver; `msg`: the
+    /// message's number; `intid`: as there; `extra`: a [`crate::plan::transition`]; `arg`: when the receiver makes its transition,
+    /// ticks.
+    Sweep,
     /// A number this version does not know.
     Unknown(u8),
+}
+
+/// Who saw a [`Kind::Gap`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Witness {
+    /// The core's own timer: its interrupt was due at `arg` and was taken at `t`.
+    Timer,
+    /// A polling loop: two looks at the counter in a row, at `arg` and at `t`.
+    Loop,
+    /// A number this version does not know.
+    Unknown(u8),
+}
+
+impl Witness {
+    /// The number in the record.
+    pub const fn code(self) -> u8 {
+        match self {
+            Witness::Timer => 0,
+            Witness::Loop => 1,
+            Witness::Unknown(code) => code,
+        }
+    }
+
+    /// The witness of a number.
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Witness::Timer,
+            1 => Witness::Loop,
+            other => Witness::Unknown(other),
+        }
+    }
+
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Witness::Timer => "timer",
+            Witness::Loop => "loop",
+            Witness::Unknown(_) => "unknown",
+        }
+    }
 }
 
 impl Kind {
@@ -95,6 +145,9 @@ impl Kind {
             Kind::Frame => 16,
             Kind::CallWait => 17,
             Kind::Park => 18,
+            Kind::Gap => 19,
+            Kind::Heartbeat => 20,
+            Kind::Sweep => 21,
             Kind::Unknown(code) => code,
         }
     }
@@ -120,6 +173,9 @@ impl Kind {
             16 => Kind::Frame,
             17 => Kind::CallWait,
             18 => Kind::Park,
+            19 => Kind::Gap,
+            20 => Kind::Heartbeat,
+            21 => Kind::Sweep,
             other => Kind::Unknown(other),
         }
     }
@@ -194,7 +250,7 @@ pub enum ReceiverState {
     Wfi,
     /// In WFE.
     Wfe,
-    /// Interrupts masked by PSTATE.I, then unmasked.
+    /// Polling ISR_EL1 with interrupts masked by PSTATE.I; unmasked when an interrupt shows pending.
     Masked,
     /// In PSCI CPU_SUSPEND.
     Suspend,

@@ -45,7 +45,7 @@ impl Golden {
 
 #[test]
 fn the_version_is_the_one_that_this_file_describes() {
-    assert_eq!(ABI_VERSION, 3);
+    assert_eq!(ABI_VERSION, 4);
     assert_eq!(
         (MAGIC, LOCATOR_MAGIC, PLAN_MAGIC),
         (0x6570_6F63_7369_7069, 0x9A8F_909C_8C96_8F96, 0x314E_414C_5049_5049)
@@ -213,13 +213,21 @@ fn what_a_core_writes_lies_like_this() {
     entry.other_interrupts = 21;
     entry.skipped_ops = 22;
     (entry.features, entry.masking_priority) = (23, 24);
-    Golden::of(192)
+    (entry.gaps, entry.gap_ticks, entry.gap_longest, entry.heartbeats) = (25, 26, 27, 28);
+    (entry.read_cost_max, entry.misreads, entry.backwards_after, entry.misreads_after) = (29, 30, 31, 32);
+    (entry.round_trip_before, entry.round_trip_after) = (33, 34);
+    (entry.cycles_busy, entry.cycle_ticks_busy, entry.cycles_wfi, entry.cycle_ticks_wfi) = (35, 36, 37, 38);
+    (entry.suspend_state, entry.suspend_error, entry.untimed) = (39, -40, 41);
+    Golden::of(320)
         .at(0, 8, [1])
         .at(8, 4, [2, 3, 4, 0xFFFF_FFFB])
         .at(24, 8, [6, 7])
         .at(40, 4, [8, 9, 10, 11, 12, 13])
         .at(64, 8, [14, 15, 16, 17, 18, 19, 20, 21, 22])
         .at(136, 4, [23, 24])
+        .at(144, 8, [25, 26, 27, 28])
+        .at(176, 4, [29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 0xFFFF_FFD8])
+        .at(224, 8, [41])
         .assert_eq(entry.as_bytes());
 
     let line = HeadLine { head: [1, 2, 3, 4], dropped: [5, 6, 7, 8] };
@@ -250,8 +258,11 @@ fn what_a_core_writes_lies_like_this() {
     let log = LogHeader { head: 1, dropped: 2, capacity: 3, reserved: [0; 5] };
     Golden::of(64).at(0, 8, [1, 2, 3]).assert_eq(log.as_bytes());
 
-    let truth = Truth { dropped: 1, delayed: 2, masked: 3, slowed: 4, stuck: 5, left_locked: 6, reserved: [0; 2] };
-    Golden::of(64).at(0, 8, [1, 2, 3, 4, 5, 6]).assert_eq(truth.as_bytes());
+    let mut truth = Truth::new_zeroed();
+    (truth.dropped, truth.delayed, truth.masked, truth.slowed, truth.stuck, truth.left_locked) = (1, 2, 3, 4, 5, 6);
+    (truth.held_back, truth.misdirected, truth.repeated, truth.invented, truth.stalled) = (7, 8, 9, 10, 11);
+    (truth.stolen, truth.stolen_ticks, truth.shifted) = (12, 13, 14);
+    Golden::of(128).at(0, 8, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]).assert_eq(truth.as_bytes());
 }
 
 #[test]
@@ -385,7 +396,8 @@ fn a_plan_lies_like_this() {
     (header.trace_level, header.policy, header.sgi_count) = (24, 25, 26);
     (header.patience_ns, header.meta, header.meta_len) = (27, 28, 29);
     (header.masks, header.mask_count) = (30, 31);
-    Golden::of(192)
+    (header.suspend_state, header.heartbeat_ns, header.gap_ns, header.seed) = (32, 33, 34, 35);
+    Golden::of(224)
         .at(0, 8, [PLAN_MAGIC])
         .at(8, 4, [2, 3])
         .at(16, 8, [4])
@@ -395,7 +407,8 @@ fn a_plan_lies_like_this() {
         .at(64, 8, [14, 15, 16, 17, 18, 19, 20, 21, 22, 23])
         .at(144, 1, [24, 25, 26])
         .at(152, 8, [27, 28, 29, 30])
-        .at(184, 4, [31])
+        .at(184, 4, [31, 32])
+        .at(192, 8, [33, 34, 35])
         .assert_eq(header.as_bytes());
 
     let program = CoreProgram { first_op: 1, reserved: 0, log2_records: [2, 3, 4, 5], reserved1: 0 };
@@ -433,11 +446,14 @@ fn the_numbers_of_names_stay() {
         Kind::Frame,
         Kind::CallWait,
         Kind::Park,
+        Kind::Gap,
+        Kind::Heartbeat,
+        Kind::Sweep,
     ];
     for (code, kind) in (1..).zip(kinds) {
         assert_eq!((kind.code(), Kind::from_code(code)), (code, kind));
     }
-    for code in [0, 19, 200] {
+    for code in [0, 22, 200] {
         assert_eq!((Kind::from_code(code), Kind::from_code(code).code()), (Kind::Unknown(code), code));
     }
     let states = ["unknown", "spin", "wfi", "wfe", "masked", "suspend"];
@@ -474,6 +490,13 @@ fn the_numbers_of_names_stay() {
     assert_eq!([twin_kind::DROP, twin_kind::LATE, twin_kind::MASK, twin_kind::DEAD], [1, 2, 3, 4]);
     assert_eq!([twin_kind::CRASH, twin_kind::OVERFLOW, twin_kind::SLOW_CALLBACK], [5, 6, 7]);
     assert_eq!([twin_kind::STUCK, twin_kind::CSD_LOCK], [8, 9]);
+    assert_eq!([twin_kind::SLOW_SENDER, twin_kind::SLOW_PAIR, twin_kind::SLOW_WAKE], [10, 11, 12]);
+    assert_eq!([twin_kind::MISROUTE, twin_kind::DUPLICATE, twin_kind::SPURIOUS, twin_kind::STALL], [13, 14, 15, 16]);
+    assert_eq!([twin_kind::STEAL, twin_kind::SKEW, twin_kind::JUMP, twin_kind::STEP_BACK], [17, 18, 19, 20]);
+    use trace_ring::plan::{posture, transition};
+    assert_eq!(posture::PRESSURE, 0x40);
+    assert_eq!([transition::WFI, transition::UNMASK, transition::END_OF_INTERRUPT], [0, 1, 2]);
+    assert_eq!([transition::SUSPEND, transition::WFE], [3, 4]);
     let words = [
         op::END,
         op::PHASE,
@@ -505,8 +528,11 @@ fn the_numbers_of_names_stay() {
         op::AWAIT,
         op::DELIVERY,
         op::ROW,
+        op::DITHER,
+        op::SWEEP_RANGE,
+        op::SWEEP,
     ];
-    assert!(words.iter().copied().eq(0..30), "{words:?}");
+    assert!(words.iter().copied().eq(0..33), "{words:?}");
 }
 
 #[test]
@@ -562,17 +588,17 @@ fn the_sections_of_a_known_shape_lie_where_they_always_did() {
     let shape = Shape { cores: 3, phases: 2, meta: 100, slots: 5, histograms: 4, descriptors: 0, records: 1000 };
     let sections = Sections {
         cores: 512,
-        heads: 1088,
-        lanes: 1280,
-        phases: 1664,
-        meta: 1792,
-        slots: 1920,
-        histograms: 2880,
-        faults: 11_072,
-        logs: 12_608,
-        truth: 25_088,
-        live: 25_280,
-        calls: 25_472,
+        heads: 1472,
+        lanes: 1664,
+        phases: 2048,
+        meta: 2176,
+        slots: 2304,
+        histograms: 3264,
+        faults: 11_456,
+        logs: 12_992,
+        truth: 25_472,
+        live: 25_856,
+        calls: 26_048,
         records: 28_672,
     };
     assert_eq!(lay_out(shape), (sections, 0x20_0000));
@@ -582,8 +608,8 @@ fn the_sections_of_a_known_shape_lie_where_they_always_did() {
 
     // What calls takes its place between the cores' lines and the records; nothing before it moves.
     let calling = |descriptors| lay_out(Shape { descriptors, ..shape });
-    assert_eq!(calling(50), (sections, 0x20_0000), "50 descriptors fill the page that the records' begin had left");
-    assert_eq!(calling(51), (Sections { records: 32_768, ..sections }, 0x20_0000));
+    assert_eq!(calling(41), (sections, 0x20_0000), "41 descriptors fill the page that the records' begin had left");
+    assert_eq!(calling(42), (Sections { records: 32_768, ..sections }, 0x20_0000));
     let (most, length) = lay_out(Shape { cores: 512, descriptors: 512 * 1027, records: 0, ..shape });
     assert_eq!(most.records, (most.calls + 512 * 1027 * 64).next_multiple_of(4096));
     assert_eq!((most.calls - most.live, length), (512 * 64, most.records.next_multiple_of(0x20_0000)));

@@ -409,6 +409,7 @@ fn every_value_of_a_call_in_range_is_taken() {
     let mut parts = Parts::calling();
     parts.programs.truncate(1);
     parts.masks.clear();
+    parts.twins.clear();
     parts.slots = vec![PlanSlot { to: 0, ..parts.slots[0] }];
     parts.ops = vec![word(op::CALL, Function::Onward as u8, 0, 0, route), word(op::END, 0, 0, 0, 0)];
     assert_eq!(parts.bytes().parse().unwrap().descriptors(), 5);

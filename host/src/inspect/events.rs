@@ -4,9 +4,10 @@ use std::iter::Peekable;
 
 use trace_ring::calls::IpiKind;
 use trace_ring::layout::Context;
+use trace_ring::plan::transition;
 use trace_ring::record::{
     Event, FLAG_NMI, FLAG_PSEUDO_NMI, FLAG_STATE_MASK, FLAG_SYNCHRONOUS, FLAG_UNTIMED, FRAME_SENDER, Kind, PEER_ALL,
-    PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING, ReceiverState, Record, Retired, code_address,
+    PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING, ReceiverState, Record, Retired, Witness, code_address,
 };
 
 use super::Evidence;
@@ -151,6 +152,28 @@ impl Reader<'_> {
             }
             Kind::Park if event.extra == 0 => format!("parked by SGI {}", event.intid),
             Kind::Park => "left its park".into(),
+            Kind::Gap => {
+                format!(
+                    "was away for {} ({})",
+                    time(event.t.saturating_sub(event.arg)),
+                    Witness::from_code(event.extra).name()
+                )
+            }
+            Kind::Heartbeat => {
+                let (late, bits) = (event.t.saturating_sub(event.arg), event.msg);
+                format!(
+                    "took a heartbeat, {} after it was due, with SGIs pending (GICR_ISPENDR0 {bits:#x})",
+                    time(late)
+                )
+            }
+            Kind::Sweep => {
+                let before = event.arg as i64 - event.t as i64;
+                let what = transition::name(event.extra);
+                format!(
+                    "times message {} to core {peer} against its transition {what}, {before} ticks from now",
+                    event.msg
+                )
+            }
             Kind::Unknown(code) => format!("record of kind {code}, which this version does not know"),
         })
     }

@@ -917,6 +917,10 @@ impl<'a> Compiler<'a> {
             meta_len: embedded.len() as u64,
             masks: 0,
             mask_count: self.masks.len() as u32,
+            suspend_state: 0,
+            heartbeat_ns: 0,
+            gap_ns: 0,
+            seed: 1,
             reserved: 0,
         };
         let mut blob = header.as_bytes().to_vec();
