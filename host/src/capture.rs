@@ -236,6 +236,28 @@ pub struct CounterCheck {
     pub uncertainty_hz: f64,
 }
 
+/// How the host shared out its processors while the plan ran.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostLoad {
+    /// Processors of the host that the emulator may use.
+    pub processors: u32,
+    /// The threads of the cores.
+    pub threads: Vec<ThreadLoad>,
+}
+
+/// One core's thread on the host, from the begin of the plan to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ThreadLoad {
+    /// The core.
+    pub core: u16,
+    /// Seconds that it ran.
+    pub ran_s: f64,
+    /// Seconds that it wanted to run and stood in the queue of a processor.
+    pub waited_s: f64,
+    /// The most of them in one look of the host, seconds.
+    pub waited_longest_s: f64,
+}
+
 /// What the host learnt at the end of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ending {
@@ -254,6 +276,9 @@ pub struct Ending {
     /// Share (0 to 1) of the host's processor time that others took during the run.
     #[serde(default)]
     pub steal: Option<f64>,
+    /// What the host's scheduler says of the emulator's threads; `None` on hardware, and where the host does not tell.
+    #[serde(default)]
+    pub host_load: Option<HostLoad>,
     /// What the user should know of how the data came here.
     #[serde(default)]
     pub notes: Vec<String>,

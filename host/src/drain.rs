@@ -251,8 +251,17 @@ pub fn drain<T: Live>(
             let mut notes = run.notes;
             notes.extend(run.target.notes());
             let counters_moved = run.counters_moved;
-            let ending =
-                Ending { ended, error, lanes, host_seconds, counter_check: check, steal, notes, counters_moved };
+            let ending = Ending {
+                ended,
+                error,
+                lanes,
+                host_seconds,
+                counter_check: check,
+                steal,
+                host_load: None,
+                notes,
+                counters_moved,
+            };
             return Ok(Outcome { ending, measured: true, timings });
         }
         Err((ended, error)) => (ended, Some(error), Vec::new(), None, false),
@@ -262,7 +271,17 @@ pub fn drain<T: Live>(
     progress.clear();
     let host_seconds = started.elapsed().as_secs_f64();
     let notes = target.notes();
-    let ending = Ending { ended, error, lanes, host_seconds, counter_check, steal: None, notes, counters_moved: false };
+    let ending = Ending {
+        ended,
+        error,
+        lanes,
+        host_seconds,
+        counter_check,
+        steal: None,
+        host_load: None,
+        notes,
+        counters_moved: false,
+    };
     Ok(Outcome { ending, measured, timings })
 }
 

@@ -288,6 +288,7 @@ impl Scene {
             counter_check: None,
             steal: None,
             notes: Vec::new(),
+            host_load: None,
             counters_moved: false,
         };
         capture.finish(&ending).expect("is finished");

@@ -455,6 +455,7 @@ impl Simulator {
             counter_check: None,
             steal: self.steal,
             notes: Vec::new(),
+            host_load: None,
             counters_moved: false,
         }
     }
