@@ -184,9 +184,7 @@ fn nameless(directory: &Directory) -> PlanMeta {
         pattern: "unknown".into(),
         timed: false,
         state: "unknown".into(),
-        intid: 0,
-        pairs: 0,
-        sends: 0,
+        ..PhaseMeta::default()
     };
     PlanMeta {
         name: "unknown".into(),
@@ -206,6 +204,9 @@ fn nameless(directory: &Directory) -> PlanMeta {
         ring_bytes: 0,
         slots_without_histogram: 0,
         host_deadline_ms: 0,
+        heartbeat_ns: 0,
+        gap_ns: 0,
+        seed: None,
     }
 }
 

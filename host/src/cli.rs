@@ -460,10 +460,14 @@ pub struct PlanArguments {
     /// Records that the capture keeps: all, worst:N or none. Counters are always whole.
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub keep: Keep,
-    /// Put a fault in: drop:FROM:TO:RATE, late:CORE:TICKS, mask:CORE:TICKS, dead:CORE, crash:CORE or overflow:CORE; in plans that
-    /// call functions slow-callback:CORE:TICKS, stuck:CORE:NTH or csd-lock:CORE:NTH (NTH may be left out). Can be given again.
+    /// Put a fault in, like drop:0:1:0.01 or late:2:5000. Can be given again. Kinds: drop, late, slow-sender, slow-pair, slow-wake,
+    /// misroute, duplicate, spurious, stall, steal, skew, jump, step-back, mask, dead, crash, overflow; in plans that call functions
+    /// slow-callback, stuck, csd-lock. A kind alone shows how it is written.
     #[arg(long, value_name = "FAULT")]
     pub inject: Vec<Fault>,
+    /// Begin everything random (dither, faults, calls) elsewhere: the same seed gives the same draws.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// What is recorded [default: what the plan says, else `calls` for plans that use the call layer, `ipi` for others].
     #[arg(long, value_name = "LEVEL", value_parser = level())]
     pub level: Option<TraceLevel>,
@@ -494,6 +498,7 @@ impl PlanArguments {
             duration: self.duration,
             keep: self.keep,
             faults: self.inject.clone(),
+            seed: self.seed,
             level: self.level,
             backtrace: self.backtrace,
             policy: self.policy,

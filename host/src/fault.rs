@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use trace_ring::plan::{Twin, twin_kind};
+use trace_ring::record::ReceiverState;
 
 /// A fault that is put into the firmware on purpose.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,12 +21,109 @@ pub enum Fault {
         /// Share of the sends, above 0 and at most 1.
         rate: f64,
     },
-    /// `late:CORE:TICKS`: a core takes its interrupts late.
+    /// `late:CORE:TICKS` or `late:CORE:TICKS:RATE`: a core takes its interrupts late.
     Late {
         /// The core.
         core: u16,
         /// How late, in counter ticks.
         ticks: u64,
+        /// Share of its interrupts, above 0 and at most 1.
+        rate: f64,
+    },
+    /// `slow-sender:CORE:TICKS` or `slow-sender:CORE:TICKS:RATE`: a core's sends are held up behind their time stamp.
+    SlowSender {
+        /// The core.
+        core: u16,
+        /// For how long, in counter ticks.
+        ticks: u64,
+        /// Share of its sends, above 0 and at most 1.
+        rate: f64,
+    },
+    /// `slow-pair:FROM:TO:TICKS` or `slow-pair:FROM:TO:TICKS:RATE`: the same on one way alone.
+    SlowPair {
+        /// The sender.
+        from: u16,
+        /// The receiver.
+        to: u16,
+        /// For how long, in counter ticks.
+        ticks: u64,
+        /// Share of the sends, above 0 and at most 1.
+        rate: f64,
+    },
+    /// `slow-wake:CORE:STATE:TICKS`: a core takes its interrupts late where they find it in one state.
+    SlowWake {
+        /// The core.
+        core: u16,
+        /// The state: spin, wfi, wfe, masked or suspend.
+        state: ReceiverState,
+        /// How late, in counter ticks.
+        ticks: u64,
+    },
+    /// `misroute:FROM:TO:OTHER` or `misroute:FROM:TO:OTHER:RATE`: sends from one core to another go to a third.
+    Misroute {
+        /// The sender.
+        from: u16,
+        /// The receiver that was meant.
+        to: u16,
+        /// The core that gets them.
+        other: u16,
+        /// Share of the sends, above 0 and at most 1.
+        rate: f64,
+    },
+    /// `duplicate:CORE:RATE`: a core's interrupts come again after their end.
+    Duplicate {
+        /// The core.
+        core: u16,
+        /// Share of its interrupts, above 0 and at most 1.
+        rate: f64,
+    },
+    /// `spurious:CORE:RATE`: a core takes interrupts that nobody sent.
+    Spurious {
+        /// The core.
+        core: u16,
+        /// Share of the chances (heartbeats, or interrupts where the plan has no heartbeat), above 0 and at most 1.
+        rate: f64,
+    },
+    /// `stall:CORE:RATE`: a core's interrupts stay pending until another one comes.
+    Stall {
+        /// The core.
+        core: u16,
+        /// Share of its interrupts after which that happens, above 0 and at most 1.
+        rate: f64,
+    },
+    /// `steal:CORE:TICKS:RATE`: a core is taken away while it waits.
+    Steal {
+        /// The core.
+        core: u16,
+        /// For how long, in counter ticks.
+        ticks: u64,
+        /// Share of its heartbeats and interrupts, above 0 and at most 1.
+        rate: f64,
+    },
+    /// `skew:CORE:TICKS`: a core's counter is ahead, or behind where the number is negative.
+    Skew {
+        /// The core.
+        core: u16,
+        /// By how much, in counter ticks.
+        ticks: i64,
+    },
+    /// `jump:CORE:TICKS` or `jump:CORE:TICKS:NTH`: the same from a core's NTH interrupt or send on.
+    Jump {
+        /// The core.
+        core: u16,
+        /// By how much, in counter ticks.
+        ticks: i64,
+        /// From which on, from 1; `None`: [`Fault::JUMPS_AT`].
+        nth: Option<u64>,
+    },
+    /// `step-back:CORE:TICKS:RATE`: some of a core's time stamps lie in the past.
+    StepBack {
+        /// The core.
+        core: u16,
+        /// How far, in counter ticks.
+        ticks: u64,
+        /// Share of the stamps, above 0 and at most 1.
+        rate: f64,
     },
     /// `mask:CORE:TICKS`: a core's redistributor has the SGI disabled for a while after each one.
     Mask {
@@ -78,59 +176,101 @@ impl Fault {
     /// The callback after which `csd-lock` strikes where nobody names one.
     pub const LOCKED_AFTER: u64 = 1;
 
+    /// The interrupt from which on `jump` shifts the counter where nobody names one.
+    pub const JUMPS_AT: u64 = 100;
+
     /// The cores that it names.
     pub fn cores(&self) -> impl Iterator<Item = u16> {
-        let (first, second) = match *self {
-            Fault::Drop { from, to, .. } => (from, Some(to)),
+        let (first, second, third) = match *self {
+            Fault::Drop { from, to, .. } | Fault::SlowPair { from, to, .. } => (from, Some(to), None),
+            Fault::Misroute { from, to, other, .. } => (from, Some(to), Some(other)),
             Fault::Late { core, .. }
+            | Fault::SlowSender { core, .. }
+            | Fault::SlowWake { core, .. }
+            | Fault::Duplicate { core, .. }
+            | Fault::Spurious { core, .. }
+            | Fault::Stall { core, .. }
+            | Fault::Steal { core, .. }
+            | Fault::Skew { core, .. }
+            | Fault::Jump { core, .. }
+            | Fault::StepBack { core, .. }
             | Fault::Mask { core, .. }
             | Fault::Dead { core }
             | Fault::Crash { core }
             | Fault::Overflow { core }
             | Fault::SlowCallback { core, .. }
             | Fault::Stuck { core, .. }
-            | Fault::CsdLock { core, .. } => (core, None),
+            | Fault::CsdLock { core, .. } => (core, None, None),
         };
-        std::iter::once(first).chain(second)
+        std::iter::once(first).chain(second).chain(third)
     }
 
-    /// The twin in the words of a plan. `index` is its place in the list: twins draw from different generators.
-    pub(crate) fn twin(&self, index: usize) -> Twin {
-        let seed = seed(index);
+    /// How much longer a message takes on average because of it, ns, at most; `timeout_ns`: T. Ticks are taken for a microsecond,
+    /// which no counter's are.
+    pub(crate) fn delay_ns(&self, timeout_ns: u64) -> u64 {
+        let share = |ns: u64, rate: f64| (ns as f64 * rate) as u64;
+        let long = |ticks: u64| ticks.saturating_mul(1_000);
         match *self {
-            Fault::Drop { from, to, rate } => Twin {
-                kind: twin_kind::DROP,
-                core: from,
-                peer: to,
-                ticks: 0,
-                // Times 2^32: a share of 1 becomes "always".
-                rate: (rate * 4_294_967_296.0).round() as u64,
-                seed,
-            },
-            Fault::Late { core, ticks } => Twin { kind: twin_kind::LATE, core, peer: core, ticks, rate: 0, seed },
-            Fault::Mask { core, ticks } => Twin { kind: twin_kind::MASK, core, peer: core, ticks, rate: 0, seed },
-            Fault::Dead { core } => Twin { kind: twin_kind::DEAD, core, peer: core, ticks: 0, rate: 0, seed },
-            Fault::Crash { core } => Twin { kind: twin_kind::CRASH, core, peer: core, ticks: 0, rate: 0, seed },
-            Fault::Overflow { core } => Twin { kind: twin_kind::OVERFLOW, core, peer: core, ticks: 0, rate: 0, seed },
-            Fault::SlowCallback { core, ticks } => {
-                Twin { kind: twin_kind::SLOW_CALLBACK, core, peer: core, ticks, rate: 0, seed }
+            Fault::Drop { rate, .. } | Fault::Misroute { rate, .. } | Fault::Stall { rate, .. } => {
+                share(timeout_ns, rate)
             }
+            Fault::Late { ticks, rate, .. }
+            | Fault::SlowSender { ticks, rate, .. }
+            | Fault::SlowPair { ticks, rate, .. }
+            | Fault::Steal { ticks, rate, .. } => share(long(ticks), rate).max(timeout_ns / 100),
+            Fault::Mask { ticks, .. } | Fault::SlowWake { ticks, .. } => long(ticks).max(timeout_ns / 100),
+            Fault::Duplicate { .. } | Fault::Spurious { .. } => timeout_ns / 100,
+            Fault::Skew { .. } | Fault::Jump { .. } | Fault::StepBack { .. } => 0,
+            Fault::Dead { .. } | Fault::Crash { .. } | Fault::Overflow { .. } => 0,
+            Fault::SlowCallback { .. } | Fault::Stuck { .. } | Fault::CsdLock { .. } => 0,
+        }
+    }
+
+    /// The twin in the words of a plan. `index` is its place in the list, `plan_seed` what the run was seeded with: twins draw from
+    /// different generators, and from others in a run of another seed.
+    pub(crate) fn twin(&self, index: usize, plan_seed: u64) -> Twin {
+        let seed = seed(index, plan_seed);
+        // Times 2^32: a share of 1 becomes "always".
+        let chance = |rate: f64| (rate * 4_294_967_296.0).round() as u64;
+        let of = |kind, core, ticks, rate| Twin { kind, core, peer: core, ticks, rate, seed };
+        match *self {
+            Fault::Drop { from, to, rate } => Twin { peer: to, ..of(twin_kind::DROP, from, 0, chance(rate)) },
+            Fault::Late { core, ticks, rate } => of(twin_kind::LATE, core, ticks, chance(rate)),
+            Fault::SlowSender { core, ticks, rate } => of(twin_kind::SLOW_SENDER, core, ticks, chance(rate)),
+            Fault::SlowPair { from, to, ticks, rate } => {
+                Twin { peer: to, ..of(twin_kind::SLOW_PAIR, from, ticks, chance(rate)) }
+            }
+            Fault::SlowWake { core, state, ticks } => {
+                Twin { peer: state.code().into(), ..of(twin_kind::SLOW_WAKE, core, ticks, 1 << 32) }
+            }
+            Fault::Misroute { from, to, other, rate } => {
+                Twin { peer: to, ..of(twin_kind::MISROUTE, from, other.into(), chance(rate)) }
+            }
+            Fault::Duplicate { core, rate } => of(twin_kind::DUPLICATE, core, 0, chance(rate)),
+            Fault::Spurious { core, rate } => of(twin_kind::SPURIOUS, core, 0, chance(rate)),
+            Fault::Stall { core, rate } => of(twin_kind::STALL, core, 0, chance(rate)),
+            Fault::Steal { core, ticks, rate } => of(twin_kind::STEAL, core, ticks, chance(rate)),
+            Fault::Skew { core, ticks } => of(twin_kind::SKEW, core, ticks as u64, 0),
+            Fault::Jump { core, ticks, nth } => of(twin_kind::JUMP, core, ticks as u64, nth.unwrap_or(Fault::JUMPS_AT)),
+            Fault::StepBack { core, ticks, rate } => of(twin_kind::STEP_BACK, core, ticks, chance(rate)),
+            Fault::Mask { core, ticks } => of(twin_kind::MASK, core, ticks, 0),
+            Fault::Dead { core } => of(twin_kind::DEAD, core, 0, 0),
+            Fault::Crash { core } => of(twin_kind::CRASH, core, 0, 0),
+            Fault::Overflow { core } => of(twin_kind::OVERFLOW, core, 0, 0),
+            Fault::SlowCallback { core, ticks } => of(twin_kind::SLOW_CALLBACK, core, ticks, 0),
             // Which callback stands where others have ticks.
-            Fault::Stuck { core, callback } => {
-                let ticks = callback.unwrap_or(Fault::STUCK_IN);
-                Twin { kind: twin_kind::STUCK, core, peer: core, ticks, rate: 0, seed }
-            }
+            Fault::Stuck { core, callback } => of(twin_kind::STUCK, core, callback.unwrap_or(Fault::STUCK_IN), 0),
             Fault::CsdLock { core, callback } => {
-                let ticks = callback.unwrap_or(Fault::LOCKED_AFTER);
-                Twin { kind: twin_kind::CSD_LOCK, core, peer: core, ticks, rate: 0, seed }
+                of(twin_kind::CSD_LOCK, core, callback.unwrap_or(Fault::LOCKED_AFTER), 0)
             }
         }
     }
 }
 
-/// A seed for twin `index`, never 0: splitmix64 from a fixed start, so that a fault strikes alike in every run.
-fn seed(index: usize) -> u64 {
-    let mut word = 0x01D1_15C0_9E00_u64.wrapping_add((index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+/// A seed for twin `index`, never 0: splitmix64 from a fixed start, so that a fault strikes alike in every run of the same seed.
+fn seed(index: usize, plan_seed: u64) -> u64 {
+    let start = 0x01D1_15C0_9E00_u64.wrapping_add(plan_seed.wrapping_mul(0xD6E8_FEB8_6659_FD93));
+    let mut word = start.wrapping_add((index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
     (word ^ word >> 31).max(1)
@@ -140,7 +280,19 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fault::Drop { from, to, rate } => write!(f, "drop:{from}:{to}:{rate}"),
-            Fault::Late { core, ticks } => write!(f, "late:{core}:{ticks}"),
+            Fault::Late { core, ticks, rate } => write!(f, "late:{core}:{ticks}{}", Share(*rate)),
+            Fault::SlowSender { core, ticks, rate } => write!(f, "slow-sender:{core}:{ticks}{}", Share(*rate)),
+            Fault::SlowPair { from, to, ticks, rate } => write!(f, "slow-pair:{from}:{to}:{ticks}{}", Share(*rate)),
+            Fault::SlowWake { core, state, ticks } => write!(f, "slow-wake:{core}:{}:{ticks}", state.name()),
+            Fault::Misroute { from, to, other, rate } => write!(f, "misroute:{from}:{to}:{other}{}", Share(*rate)),
+            Fault::Duplicate { core, rate } => write!(f, "duplicate:{core}:{rate}"),
+            Fault::Spurious { core, rate } => write!(f, "spurious:{core}:{rate}"),
+            Fault::Stall { core, rate } => write!(f, "stall:{core}:{rate}"),
+            Fault::Steal { core, ticks, rate } => write!(f, "steal:{core}:{ticks}:{rate}"),
+            Fault::Skew { core, ticks } => write!(f, "skew:{core}:{ticks}"),
+            Fault::Jump { core, ticks, nth: None } => write!(f, "jump:{core}:{ticks}"),
+            Fault::Jump { core, ticks, nth: Some(nth) } => write!(f, "jump:{core}:{ticks}:{nth}"),
+            Fault::StepBack { core, ticks, rate } => write!(f, "step-back:{core}:{ticks}:{rate}"),
             Fault::Mask { core, ticks } => write!(f, "mask:{core}:{ticks}"),
             Fault::Dead { core } => write!(f, "dead:{core}"),
             Fault::Crash { core } => write!(f, "crash:{core}"),
@@ -154,13 +306,49 @@ impl fmt::Display for Fault {
     }
 }
 
+/// `:RATE`, where it is not always.
+struct Share(f64);
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 < 1.0 { write!(f, ":{}", self.0) } else { Ok(()) }
+    }
+}
+
+/// How each fault is written. Fields that may be left out stand in a second form.
+pub const FORMS: [(&str, &str); 20] = [
+    ("drop", "drop:FROM:TO:RATE"),
+    ("late", "late:CORE:TICKS or late:CORE:TICKS:RATE"),
+    ("slow-sender", "slow-sender:CORE:TICKS or slow-sender:CORE:TICKS:RATE"),
+    ("slow-pair", "slow-pair:FROM:TO:TICKS or slow-pair:FROM:TO:TICKS:RATE"),
+    ("slow-wake", "slow-wake:CORE:STATE:TICKS"),
+    ("misroute", "misroute:FROM:TO:OTHER or misroute:FROM:TO:OTHER:RATE"),
+    ("duplicate", "duplicate:CORE:RATE"),
+    ("spurious", "spurious:CORE:RATE"),
+    ("stall", "stall:CORE:RATE"),
+    ("steal", "steal:CORE:TICKS:RATE"),
+    ("skew", "skew:CORE:TICKS"),
+    ("jump", "jump:CORE:TICKS or jump:CORE:TICKS:NTH"),
+    ("step-back", "step-back:CORE:TICKS:RATE"),
+    ("mask", "mask:CORE:TICKS"),
+    ("dead", "dead:CORE"),
+    ("crash", "crash:CORE"),
+    ("overflow", "overflow:CORE"),
+    ("slow-callback", "slow-callback:CORE:TICKS"),
+    ("stuck", "stuck:CORE or stuck:CORE:NTH"),
+    ("csd-lock", "csd-lock:CORE or csd-lock:CORE:NTH"),
+];
+
+fn forms() -> String {
+    let forms: Vec<&str> = FORMS.iter().map(|(_, form)| *form).collect();
+    forms.join(", ")
+}
+
 /// Why a fault's text is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FaultError {
     /// The first field names no kind.
-    #[error(
-        "fault `{text}`: there is no kind `{kind}`; write drop:FROM:TO:RATE, late:CORE:TICKS, mask:CORE:TICKS, dead:CORE, crash:CORE, overflow:CORE, slow-callback:CORE:TICKS, stuck:CORE or csd-lock:CORE"
-    )]
+    #[error("fault `{text}`: there is no kind `{kind}`; write one of {forms}", forms = forms())]
     Kind {
         /// The whole text.
         text: String,
@@ -195,60 +383,133 @@ impl FromStr for Fault {
     type Err = FaultError;
 
     fn from_str(text: &str) -> Result<Self, FaultError> {
-        const CORE: &str = "a core's number from 0";
-        const TICKS: &str = "a number of counter ticks above 0";
-        let fields: Vec<&str> = text.split(':').collect();
-        let kind = fields.first().copied().unwrap_or_default();
-        let form = match kind {
-            "drop" => "drop:FROM:TO:RATE",
-            "late" => "late:CORE:TICKS",
-            "mask" => "mask:CORE:TICKS",
-            "dead" => "dead:CORE",
-            "crash" => "crash:CORE",
-            "overflow" => "overflow:CORE",
-            "slow-callback" => "slow-callback:CORE:TICKS",
-            "stuck" => "stuck:CORE or stuck:CORE:NTH",
-            "csd-lock" => "csd-lock:CORE or csd-lock:CORE:NTH",
-            _ => return Err(FaultError::Kind { text: text.into(), kind: kind.into() }),
+        let (kind, rest) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
+        let Some((_, form)) = FORMS.iter().find(|(name, _)| *name == kind) else {
+            return Err(FaultError::Kind { text: text.into(), kind: kind.into() });
         };
-        let value = |field, value: &str, wanted| FaultError::Value {
-            text: text.into(),
-            field,
-            value: value.into(),
-            form,
-            wanted,
+        let mut fields = Fields { text, form, rest };
+        let fault = match kind {
+            "drop" => Fault::Drop { from: fields.core("FROM")?, to: fields.core("TO")?, rate: fields.rate()? },
+            "late" => {
+                Fault::Late { core: fields.core("CORE")?, ticks: fields.ticks()?, rate: fields.rate_or_always()? }
+            }
+            "slow-sender" => {
+                Fault::SlowSender { core: fields.core("CORE")?, ticks: fields.ticks()?, rate: fields.rate_or_always()? }
+            }
+            "slow-pair" => Fault::SlowPair {
+                from: fields.core("FROM")?,
+                to: fields.core("TO")?,
+                ticks: fields.ticks()?,
+                rate: fields.rate_or_always()?,
+            },
+            "slow-wake" => {
+                Fault::SlowWake { core: fields.core("CORE")?, state: fields.state()?, ticks: fields.ticks()? }
+            }
+            "misroute" => Fault::Misroute {
+                from: fields.core("FROM")?,
+                to: fields.core("TO")?,
+                other: fields.core("OTHER")?,
+                rate: fields.rate_or_always()?,
+            },
+            "duplicate" => Fault::Duplicate { core: fields.core("CORE")?, rate: fields.rate()? },
+            "spurious" => Fault::Spurious { core: fields.core("CORE")?, rate: fields.rate()? },
+            "stall" => Fault::Stall { core: fields.core("CORE")?, rate: fields.rate()? },
+            "steal" => Fault::Steal { core: fields.core("CORE")?, ticks: fields.ticks()?, rate: fields.rate()? },
+            "skew" => Fault::Skew { core: fields.core("CORE")?, ticks: fields.signed()? },
+            "jump" => {
+                let (core, ticks) = (fields.core("CORE")?, fields.signed()?);
+                Fault::Jump { core, ticks, nth: fields.nth("an interrupt's number from 1")? }
+            }
+            "step-back" => Fault::StepBack { core: fields.core("CORE")?, ticks: fields.ticks()?, rate: fields.rate()? },
+            "mask" => Fault::Mask { core: fields.core("CORE")?, ticks: fields.ticks()? },
+            "dead" => Fault::Dead { core: fields.core("CORE")? },
+            "crash" => Fault::Crash { core: fields.core("CORE")? },
+            "overflow" => Fault::Overflow { core: fields.core("CORE")? },
+            "slow-callback" => Fault::SlowCallback { core: fields.core("CORE")?, ticks: fields.ticks()? },
+            "stuck" => Fault::Stuck { core: fields.core("CORE")?, callback: fields.nth("a callback's number from 1")? },
+            _ => Fault::CsdLock { core: fields.core("CORE")?, callback: fields.nth("a callback's number from 1")? },
         };
-        let core = |name, field: &str| field.parse::<u16>().map_err(|_| value(name, field, CORE));
-        let ticks = |field: &str| match field.parse::<u64>() {
+        fields.end()?;
+        Ok(fault)
+    }
+}
+
+/// The fields of a fault's text behind its kind, one after the other.
+struct Fields<'a> {
+    text: &'a str,
+    form: &'static str,
+    rest: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn wrong_number(&self) -> FaultError {
+        FaultError::Fields { text: self.text.into(), form: self.form }
+    }
+
+    fn wrong(&self, field: &'static str, value: &str, wanted: &'static str) -> FaultError {
+        FaultError::Value { text: self.text.into(), field, value: value.into(), form: self.form, wanted }
+    }
+
+    fn next(&mut self) -> Result<&'a str, FaultError> {
+        let rest = self.rest.ok_or_else(|| self.wrong_number())?;
+        let (field, rest) = rest.split_once(':').map_or((rest, None), |(field, rest)| (field, Some(rest)));
+        self.rest = rest;
+        Ok(field)
+    }
+
+    fn end(&self) -> Result<(), FaultError> {
+        if self.rest.is_some() { Err(self.wrong_number()) } else { Ok(()) }
+    }
+
+    fn core(&mut self, name: &'static str) -> Result<u16, FaultError> {
+        let field = self.next()?;
+        field.parse().map_err(|_| self.wrong(name, field, "a core's number from 0"))
+    }
+
+    fn ticks(&mut self) -> Result<u64, FaultError> {
+        let field = self.next()?;
+        match field.parse() {
             Ok(ticks) if ticks > 0 => Ok(ticks),
-            _ => Err(value("TICKS", field, TICKS)),
-        };
-        let nth = |field: &str| match field.parse::<u64>() {
-            Ok(nth) if nth > 0 => Ok(Some(nth)),
-            _ => Err(value("NTH", field, "a callback's number from 1")),
-        };
-        match (kind, fields.as_slice()) {
-            ("drop", [_, from, to, rate]) => {
-                let share = match rate.parse::<f64>() {
-                    Ok(share) if share > 0.0 && share <= 1.0 => share,
-                    _ => return Err(value("RATE", rate, "a share above 0 and at most 1")),
-                };
-                Ok(Fault::Drop { from: core("FROM", from)?, to: core("TO", to)?, rate: share })
-            }
-            ("late", [_, name, delay]) => Ok(Fault::Late { core: core("CORE", name)?, ticks: ticks(delay)? }),
-            ("mask", [_, name, delay]) => Ok(Fault::Mask { core: core("CORE", name)?, ticks: ticks(delay)? }),
-            ("dead", [_, name]) => Ok(Fault::Dead { core: core("CORE", name)? }),
-            ("crash", [_, name]) => Ok(Fault::Crash { core: core("CORE", name)? }),
-            ("overflow", [_, name]) => Ok(Fault::Overflow { core: core("CORE", name)? }),
-            ("slow-callback", [_, name, delay]) => {
-                Ok(Fault::SlowCallback { core: core("CORE", name)?, ticks: ticks(delay)? })
-            }
-            ("stuck", [_, name]) => Ok(Fault::Stuck { core: core("CORE", name)?, callback: None }),
-            ("stuck", [_, name, which]) => Ok(Fault::Stuck { core: core("CORE", name)?, callback: nth(which)? }),
-            ("csd-lock", [_, name]) => Ok(Fault::CsdLock { core: core("CORE", name)?, callback: None }),
-            ("csd-lock", [_, name, which]) => Ok(Fault::CsdLock { core: core("CORE", name)?, callback: nth(which)? }),
-            _ => Err(FaultError::Fields { text: text.into(), form }),
+            _ => Err(self.wrong("TICKS", field, "a number of counter ticks above 0")),
         }
+    }
+
+    fn signed(&mut self) -> Result<i64, FaultError> {
+        let field = self.next()?;
+        match field.parse() {
+            Ok(ticks) if ticks != 0 => Ok(ticks),
+            _ => Err(self.wrong("TICKS", field, "a number of counter ticks that is not 0; negative: behind")),
+        }
+    }
+
+    fn rate(&mut self) -> Result<f64, FaultError> {
+        let field = self.next()?;
+        match field.parse::<f64>() {
+            Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+            _ => Err(self.wrong("RATE", field, "a share above 0 and at most 1")),
+        }
+    }
+
+    fn rate_or_always(&mut self) -> Result<f64, FaultError> {
+        if self.rest.is_none() { Ok(1.0) } else { self.rate() }
+    }
+
+    fn nth(&mut self, wanted: &'static str) -> Result<Option<u64>, FaultError> {
+        if self.rest.is_none() {
+            return Ok(None);
+        }
+        let field = self.next()?;
+        match field.parse() {
+            Ok(nth) if nth > 0 => Ok(Some(nth)),
+            _ => Err(self.wrong("NTH", field, wanted)),
+        }
+    }
+
+    fn state(&mut self) -> Result<ReceiverState, FaultError> {
+        let field = self.next()?;
+        // All that a plan can put a receiver into; 0 is "unknown".
+        let state = (1..=5).map(ReceiverState::from_code).find(|state| state.name() == field);
+        state.ok_or_else(|| self.wrong("STATE", field, "spin, wfi, wfe, masked or suspend"))
     }
 }
 
@@ -262,6 +523,21 @@ mod tests {
             "drop:0:1:0.01",
             "drop:3:2:1",
             "late:2:5000",
+            "late:2:5000:0.25",
+            "slow-sender:1:300",
+            "slow-sender:1:300:0.5",
+            "slow-pair:1:2:300:0.01",
+            "slow-wake:3:wfe:900",
+            "misroute:0:1:2",
+            "misroute:0:1:2:0.1",
+            "duplicate:1:0.01",
+            "spurious:1:1",
+            "stall:2:0.02",
+            "steal:2:60000:0.1",
+            "skew:1:-500",
+            "jump:1:900",
+            "jump:1:-900:7",
+            "step-back:3:50:0.01",
             "mask:511:1",
             "dead:2",
             "crash:1",
@@ -286,7 +562,7 @@ mod tests {
             ("csd-lock:3:12", twin_kind::CSD_LOCK, 3, 12),
         ] {
             let fault: Fault = text.parse().unwrap();
-            let twin = fault.twin(0);
+            let twin = fault.twin(0, 0);
             assert_eq!((twin.kind, twin.core, twin.peer, twin.ticks), (kind, core, core, ticks), "{text}");
             assert_eq!(fault.cores().collect::<Vec<_>>(), [core]);
         }
@@ -301,6 +577,17 @@ mod tests {
             ("drop:0:1:2", "RATE can't be `2`"),
             ("drop:0:1:NaN", "RATE can't be `NaN`"),
             ("drop:a:1:0.5", "FROM can't be `a`"),
+            ("late:1:5:0", "RATE can't be `0`"),
+            ("late:1:5:0.5:1", "late:CORE:TICKS or late:CORE:TICKS:RATE"),
+            (
+                "slow-wake:1:awake:5",
+                "STATE can't be `awake`; write slow-wake:CORE:STATE:TICKS, with spin, wfi, wfe, masked or suspend",
+            ),
+            ("slow-wake:1:unknown:5", "STATE can't be `unknown`"),
+            ("misroute:0:1", "misroute:FROM:TO:OTHER"),
+            ("skew:1:0", "TICKS can't be `0`"),
+            ("jump:1:5:0", "NTH can't be `0`"),
+            ("steal:1:5", "steal:CORE:TICKS:RATE"),
             ("late:2:0", "TICKS can't be `0`"),
             ("late:70000:5", "CORE can't be `70000`"),
             ("dead:1:2", "dead:CORE"),
@@ -319,10 +606,10 @@ mod tests {
     #[test]
     fn rate_one_is_always_and_seeds_differ_and_are_not_zero() {
         let always = Fault::Drop { from: 0, to: 1, rate: 1.0 };
-        assert_eq!(always.twin(0).rate, 1 << 32);
+        assert_eq!(always.twin(0, 0).rate, 1 << 32);
         let percent = Fault::Drop { from: 0, to: 1, rate: 0.01 };
-        assert_eq!(percent.twin(0).rate, 42_949_673);
-        let seeds: Vec<u64> = (0..64).map(|index| percent.twin(index).seed).collect();
+        assert_eq!(percent.twin(0, 0).rate, 42_949_673);
+        let seeds: Vec<u64> = (0..64).map(|index| percent.twin(index % 8, index as u64 / 8).seed).collect();
         assert!(seeds.iter().all(|seed| *seed != 0));
         assert_eq!(seeds.iter().collect::<std::collections::BTreeSet<_>>().len(), 64);
     }

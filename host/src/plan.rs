@@ -159,6 +159,8 @@ pub struct PlanRequest {
     pub ring_memory_cap: u64,
     /// Map the region non-cacheable, for a memory access port that doesn't snoop.
     pub non_cacheable: bool,
+    /// Where everything random of the run begins: dither, twins, calls; `None`: at the same place each time.
+    pub seed: Option<u64>,
     /// Nonce of the run.
     pub nonce: u64,
     /// Measure clock skew before and after the plan.
@@ -183,6 +185,7 @@ impl Default for PlanRequest {
             ring_records: None,
             ring_memory_cap: DEFAULT_RING_MEMORY,
             non_cacheable: false,
+            seed: None,
             nonce: 0,
             clock_test: true,
         }
@@ -245,6 +248,15 @@ pub struct PlanMeta {
     /// When a host gives the target up, ms from its start; 0: nobody said.
     #[serde(default)]
     pub host_deadline_ms: u64,
+    /// How long a waiting core goes without a heartbeat, ns; 0: it has none.
+    #[serde(default)]
+    pub heartbeat_ns: u64,
+    /// How late a heartbeat is a gap, ns; 0: nobody looks.
+    #[serde(default)]
+    pub gap_ns: u64,
+    /// The seed that was asked for.
+    #[serde(default)]
+    pub seed: Option<u64>,
 }
 
 impl PlanMeta {
@@ -255,7 +267,7 @@ impl PlanMeta {
 }
 
 /// A phase as the capture tells of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseMeta {
     /// Its name.
     pub name: String,
@@ -271,6 +283,15 @@ pub struct PhaseMeta {
     pub pairs: u32,
     /// Messages of one round.
     pub sends: u64,
+    /// The most turns of an empty loop before each message.
+    #[serde(default)]
+    pub dither: u32,
+    /// Cores that are neither sender nor receiver worked over their memory.
+    #[serde(default)]
+    pub pressure: bool,
+    /// Of a sweep: the receivers' transition, [`trace_ring::plan::transition::name`].
+    #[serde(default)]
+    pub transition: Option<String>,
 }
 
 /// A plan that comes with the tool.
@@ -302,6 +323,14 @@ pub fn builtins() -> &'static [Builtin] {
             builtin!("broadcast", "each core in turn to all others with one write, and all answers awaited"),
             builtin!("storm", "all to core 0 without waiting: more sends than acknowledges"),
             builtin!("self", "each core to itself"),
+            builtin!(
+                "qualify",
+                "every pair in every receiver state at random phase, 1,000 times, and under memory pressure"
+            ),
+            builtin!(
+                "sweep",
+                "neighbours, each send at its own distance from entry into WFI, unmasking, end of interrupt"
+            ),
             builtin!("calls", "function calls at random: to one, some or all, waited for or not, 12,000 of them"),
             builtin!("kinds", "every IPI kind by itself between neighbours, crash stop and backtrace as NMIs, too"),
             builtin!("chain", "calls whose callback calls the next core, from each core in turn"),

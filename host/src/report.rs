@@ -852,6 +852,17 @@ fn injected(capture: &Capture, view: Option<&View>) -> Vec<Injected> {
         let struck = text.parse().ok().and_then(|fault| match fault {
             Fault::Drop { from, .. } => truth(from).map(|truth| truth.dropped),
             Fault::Late { core, .. } => truth(core).map(|truth| truth.delayed),
+            Fault::SlowWake { core, .. } => truth(core).map(|truth| truth.delayed),
+            Fault::SlowSender { core, .. } => truth(core).map(|truth| truth.held_back),
+            Fault::SlowPair { from, .. } => truth(from).map(|truth| truth.held_back),
+            Fault::Misroute { from, .. } => truth(from).map(|truth| truth.misdirected),
+            Fault::Duplicate { core, .. } => truth(core).map(|truth| truth.repeated),
+            Fault::Spurious { core, .. } => truth(core).map(|truth| truth.invented),
+            Fault::Stall { core, .. } => truth(core).map(|truth| truth.stalled),
+            Fault::Steal { core, .. } => truth(core).map(|truth| truth.stolen),
+            Fault::Skew { core, .. } | Fault::Jump { core, .. } | Fault::StepBack { core, .. } => {
+                truth(core).map(|truth| truth.shifted)
+            }
             Fault::Mask { core, .. } => truth(core).map(|truth| truth.masked),
             Fault::SlowCallback { core, .. } => truth(core).map(|truth| truth.slowed),
             Fault::Stuck { core, .. } => truth(core).map(|truth| truth.stuck),

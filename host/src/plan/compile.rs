@@ -13,13 +13,13 @@ use std::time::Duration;
 use trace_ring::calls::{CoreMask, Delivery, IpiKind};
 use trace_ring::layout::{ABI_VERSION, LANES_PER_CORE, MAX_CORES, NO_HISTOGRAM, Shape, lay_out};
 use trace_ring::plan::{
-    CoreProgram, KIND_SGIS, LAST_MEASURED_SGI, LEAST_LOG2_RECORDS, MOST_LOG2_RECORDS, Op, PLAN_MAGIC, Plan, PlanHeader,
-    PlanSlot, TraceLevel, Twin, checksum, op, plan_flag,
+    CoreProgram, KIND_SGIS, LAST_MEASURED_SGI, LEAST_LOG2_RECORDS, MOST_DITHER, MOST_GAPS, MOST_LOG2_RECORDS, Op,
+    PLAN_MAGIC, Plan, PlanHeader, PlanSlot, TraceLevel, Twin, checksum, op, plan_flag, posture,
 };
 use trace_ring::record::{RECORD_BYTES, ReceiverState};
 use zerocopy::IntoBytes;
 
-use super::job::{Called, Cores, Job, Level, Message, Pairs, Pattern, Phase, State, Step, contains};
+use super::job::{Called, Cores, Job, Level, Message, Pairs, Pattern, Phase, Span, State, Step, Transition, contains};
 use super::{CompiledPlan, CoreList, Keep, PhaseMeta, PlanError, PlanMeta, PlanRequest, STANDARD, builtins};
 use crate::fault::Fault;
 use calls::Traffic;
@@ -119,6 +119,8 @@ struct Compiler<'a> {
     sgi_count: u8,
     timeout_ns: u64,
     probe_ns: u64,
+    heartbeat_ns: u64,
+    gap_ns: u64,
     /// Why the last phase that was left out was.
     left_out: String,
     /// Phases that were left out, because they have nobody to send from or to.
@@ -134,6 +136,9 @@ struct Settings {
     intid: u8,
     from: Vec<u16>,
     to: Vec<u16>,
+    dither: u32,
+    pressure: bool,
+    transition: Option<Transition>,
 }
 
 const fn word(code: u8, a: u8, b: u16, c: u32, d: u64) -> Op {
@@ -190,6 +195,16 @@ impl<'a> Compiler<'a> {
         if probe_ns > timeout_ns {
             return Err(option("defaults.probe", "it can't be longer than the timeout; make it shorter"));
         }
+        let (heartbeat_ns, gap_ns) = watch(request, job);
+        for (field, value) in [("defaults.heartbeat", heartbeat_ns), ("defaults.gap", gap_ns)] {
+            if value > 10_000_000_000 {
+                return Err(option(field, "it is 10s at most; name a shorter time"));
+            }
+        }
+        if heartbeat_ns != 0 && heartbeat_ns < LEAST_HEARTBEAT_NS {
+            let what = format!("a core would do nothing else: name at least {LEAST_HEARTBEAT_NS}ns, or 0s for none");
+            return Err(option("defaults.heartbeat", &what));
+        }
         let calls = job.calls();
         let usual = if calls { TraceLevel::Calls } else { TraceLevel::Ipi };
         let level = match request.keep {
@@ -233,6 +248,8 @@ impl<'a> Compiler<'a> {
             sgi_count: if calls { KIND_SGIS } else { 1 },
             timeout_ns,
             probe_ns,
+            heartbeat_ns,
+            gap_ns,
             left_out: "it has no phase".into(),
             skipped: Vec::new(),
         })
@@ -315,22 +332,50 @@ impl<'a> Compiler<'a> {
             (None, Some(state)) => vec![state],
             (None, None) => vec![State::Wfi],
         };
-        for state in &states {
-            let state_name = state.receiver().name();
-            let (name, prefix) = match (states.len(), &phase.name) {
+        let dither = phase.dither.or(self.job.defaults.dither).unwrap_or(0);
+        if dither > MOST_DITHER {
+            let what = format!("keep it at {MOST_DITHER} turns or below");
+            return Err(self.error(&name, format!("dither = {dither}"), what));
+        }
+        // A sweep has transitions where others have states.
+        let sweep = pattern == Pattern::Sweep;
+        let transitions = match (&phase.transitions, phase.transition) {
+            (Some(several), _) => several.clone(),
+            (None, one) => one.into_iter().collect(),
+        };
+        let variants: Vec<(State, Option<Transition>)> = match sweep {
+            true => transitions.into_iter().map(|transition| (State::Wfi, Some(transition))).collect(),
+            false => states.into_iter().map(|state| (state, None)).collect(),
+        };
+        for (state, transition) in &variants {
+            let variant = match transition {
+                Some(transition) => trace_ring::plan::transition::name(transition.code()),
+                None => state.receiver().name(),
+            };
+            let (name, prefix) = match (variants.len(), &phase.name) {
                 (1, None) => (name.clone(), String::new()),
                 (1, Some(own)) => (name.clone(), format!("{own}/")),
-                (_, None) => (format!("{name}/{state_name}"), format!("{state_name}/")),
-                (_, Some(own)) => (format!("{name}/{state_name}"), format!("{own}/{state_name}/")),
+                (_, None) => (format!("{name}/{variant}"), format!("{variant}/")),
+                (_, Some(own)) => (format!("{name}/{variant}"), format!("{own}/{variant}/")),
             };
-            let settings =
-                Settings { name, index: self.phases.len() as u32, pattern, intid, from: from.clone(), to: to.clone() };
+            let settings = Settings {
+                name,
+                index: self.phases.len() as u32,
+                pattern,
+                intid,
+                from: from.clone(),
+                to: to.clone(),
+                dither,
+                pressure: phase.pressure.unwrap_or(false),
+                transition: *transition,
+            };
             if phase.most_cores.is_some_and(|most| self.request.cores > most) {
                 self.leave_out(&settings, "is meant for fewer cores");
                 continue;
             }
             match pattern {
                 Pattern::Ping | Pattern::Matrix | Pattern::ToSelf => self.pairs(phase, &settings, *state)?,
+                Pattern::Sweep => self.sweep(phase, &settings)?,
                 Pattern::Broadcast => self.broadcast(phase, &settings, *state)?,
                 Pattern::Storm => self.storm(phase, &settings, *state)?,
                 Pattern::Script => self.script(phase, &settings, *state)?,
@@ -389,9 +434,22 @@ impl<'a> Compiler<'a> {
             ));
         }
         if phase.states.as_ref().is_some_and(Vec::is_empty) {
-            return Err(self.error(name, "`states` is empty", "name at least one of wfi, spin, wfe"));
+            return Err(self.error(name, "`states` is empty", "name at least one of wfi, spin, wfe, masked, suspend"));
         }
-        let paired = matches!(pattern, Pattern::Ping | Pattern::Matrix | Pattern::Broadcast);
+        let paired = matches!(pattern, Pattern::Ping | Pattern::Matrix | Pattern::Broadcast | Pattern::Sweep);
+        let sweep = pattern == Pattern::Sweep;
+        let timed = matches!(pattern, Pattern::Ping | Pattern::Matrix | Pattern::ToSelf);
+        if sweep && phase.transition.is_some() == phase.transitions.as_ref().is_some_and(|list| !list.is_empty()) {
+            return Err(self.error(
+                name,
+                "it names no transition, or both `transition` and `transitions`",
+                "say what the receiver does: wfi, wfe, unmask, end_of_interrupt or suspend",
+            ));
+        }
+        if sweep && !(1..=CHUNK).contains(&phase.steps.unwrap_or(0)) {
+            let steps = phase.steps.map_or("no `steps`".into(), |steps| format!("steps = {steps}"));
+            return Err(self.error(name, steps, format!("say how many messages a pass has, 1 to {CHUNK}")));
+        }
         for (field, present, legal) in [
             ("pairs", phase.pairs.is_some(), paired),
             ("all_up_to", phase.all_up_to.is_some(), paired),
@@ -412,6 +470,15 @@ impl<'a> Compiler<'a> {
             ("hops", phase.hops.is_some(), pattern == Pattern::Chain),
             ("stride", phase.stride.is_some(), pattern == Pattern::Chain),
             ("most_pairs", phase.most_pairs.is_some(), pattern == Pattern::Kinds),
+            ("dither", phase.dither.is_some(), timed),
+            ("pressure", phase.pressure.is_some(), timed && pattern != Pattern::ToSelf),
+            ("state", phase.state.is_some(), !sweep),
+            ("states", phase.states.is_some(), !sweep),
+            ("transition", phase.transition.is_some(), sweep),
+            ("transitions", phase.transitions.is_some(), sweep),
+            ("first", phase.first.is_some(), sweep),
+            ("step", phase.step.is_some(), sweep),
+            ("steps", phase.steps.is_some(), sweep),
         ] {
             if present && !legal {
                 let what =
@@ -444,9 +511,9 @@ impl<'a> Compiler<'a> {
         self.skipped.push(settings.name.clone());
     }
 
-    fn begin(&mut self, settings: &Settings, posture: impl Fn(u16) -> ReceiverState) {
+    fn begin(&mut self, settings: &Settings, posture: impl Fn(u16) -> u8) {
         for (id, core) in (0..).zip(&mut self.cores) {
-            core.ops.push(word(op::PHASE, posture(id).code(), 0, settings.index, 0));
+            core.ops.push(word(op::PHASE, posture(id), 0, settings.index, 0));
             core.thread = core.thread.saturating_add(2);
         }
     }
@@ -463,6 +530,9 @@ impl<'a> Compiler<'a> {
             intid: settings.intid,
             pairs: pairs as u32,
             sends,
+            dither: settings.dither,
+            pressure: settings.pressure,
+            transition: settings.transition.map(|it| trace_ring::plan::transition::name(it.code()).into()),
         });
     }
 
@@ -565,16 +635,17 @@ impl<'a> Compiler<'a> {
         // Who interrupts itself was polling.
         let to_self = settings.pattern == Pattern::ToSelf;
         let state = if to_self { ReceiverState::Spin } else { state.receiver() };
-        let resting = ReceiverState::Wfi;
+        let resting = if settings.pressure { posture::PRESSURE } else { ReceiverState::Wfi.code() };
         self.begin(settings, |_| resting);
         let mut starts: Vec<(u16, u32)> = Vec::new();
         for (from, to) in &list {
             if starts.last().is_none_or(|(id, _)| id != from) {
                 let start = self.turn(*from);
                 starts.push(start);
+                self.dither(*from, settings.dither);
             }
             let slot = self.slot(settings, *from, *to, settings.intid, state);
-            let posed = !to_self && state != resting;
+            let posed = !to_self && state.code() != resting;
             let records = u64::from(count) * self.send_records();
             let core = self.core(*from);
             if posed {
@@ -582,14 +653,75 @@ impl<'a> Compiler<'a> {
             }
             Self::messages(core, count, word(op::PING, settings.intid, *to, 0, slot));
             if posed {
-                core.ops.push(word(op::POSTURE, resting.code(), *to, 0, 0));
+                core.ops.push(word(op::POSTURE, resting, *to, 0, 0));
             }
             core.thread = core.thread.saturating_add(records);
             let receiver = self.core(*to);
             receiver.irq = receiver.irq.saturating_add(count.into());
         }
+        self.undither(&starts, settings.dither);
         self.link(&starts);
         self.end(settings, true, state, list.len(), list.len() as u64 * u64::from(count));
+        Ok(())
+    }
+
+    /// Lets a core draw how long it waits before each message.
+    fn dither(&mut self, id: u16, turns: u32) {
+        if turns > 0 {
+            self.core(id).ops.push(word(op::DITHER, 0, 0, turns, 0));
+        }
+    }
+
+    fn undither(&mut self, starts: &[(u16, u32)], turns: u32) {
+        for (id, _) in starts.iter().filter(|_| turns > 0) {
+            self.core(*id).ops.push(word(op::DITHER, 0, 0, 0, 0));
+        }
+    }
+
+    /// Each pair, one outstanding, each message at its own distance from the receiver's transition.
+    fn sweep(&mut self, phase: &Phase, settings: &Settings) -> Result<(), PlanError> {
+        let list = self.pair_list(phase, settings);
+        let Some(transition) = settings.transition.filter(|_| !list.is_empty()) else {
+            self.leave_out(settings, "has no pair of two cores");
+            return Ok(());
+        };
+        let steps = phase.steps.unwrap_or(1);
+        let (first, step) = (phase.first.unwrap_or(0), phase.step.unwrap_or(1));
+        // Beyond it, a pass would take longer than anything that is raced for.
+        const FARTHEST: i64 = 1 << 32;
+        let last = first.saturating_add(i64::from(step).saturating_mul(steps.into()));
+        if !(-FARTHEST..=FARTHEST).contains(&first) || last > FARTHEST {
+            let what = format!("first = {first}, step = {step}, steps = {steps}");
+            return Err(self.error(&settings.name, what, format!("stay within {FARTHEST} ticks of the transition")));
+        }
+        let passes = self.share(&settings.name, phase, list.len() as u64 * u64::from(steps))?;
+        let state = transition.state();
+        self.begin(settings, |_| ReceiverState::Wfi.code());
+        let mut starts: Vec<(u16, u32)> = Vec::new();
+        for (from, to) in &list {
+            if starts.last().is_none_or(|(id, _)| id != from) {
+                let start = self.turn(*from);
+                starts.push(start);
+            }
+            let slot = self.slot(settings, *from, *to, settings.intid, state);
+            let messages = u64::from(passes) * u64::from(steps);
+            let records = messages.saturating_mul(self.send_records() + 1);
+            let core = self.core(*from);
+            if passes > 1 {
+                core.ops.push(word(op::LOOP, 0, 0, passes, 0));
+            }
+            core.ops.push(word(op::SWEEP_RANGE, transition.code(), 0, step, first as u64));
+            core.ops.push(word(op::SWEEP, settings.intid, *to, steps, slot));
+            if passes > 1 {
+                core.ops.push(word(op::LOOP_END, 0, 0, 0, 0));
+            }
+            core.thread = core.thread.saturating_add(records);
+            let receiver = self.core(*to);
+            receiver.irq = receiver.irq.saturating_add(messages);
+        }
+        self.link(&starts);
+        let sends = list.len() as u64 * u64::from(passes) * u64::from(steps);
+        self.end(settings, false, state, list.len(), sends);
         Ok(())
     }
 
@@ -633,7 +765,7 @@ impl<'a> Compiler<'a> {
         let others = u64::from(cores) - 1;
         let count = self.share(&settings.name, phase, senders.len() as u64 * others)?;
         let state = state.receiver();
-        self.begin(settings, |_| state);
+        self.begin(settings, |_| state.code());
         let mut starts = Vec::new();
         for from in &senders {
             starts.push(self.turn(*from));
@@ -671,7 +803,7 @@ impl<'a> Compiler<'a> {
         let count = self.share(&settings.name, phase, total as u64)?;
         let state = state.receiver();
         let receivers = settings.to.clone();
-        self.begin(settings, |id| if receivers.contains(&id) { state } else { ReceiverState::Wfi });
+        self.begin(settings, |id| if receivers.contains(&id) { state.code() } else { ReceiverState::Wfi.code() });
         for (from, targets) in &pairs {
             let slots: Vec<u64> =
                 targets.iter().map(|to| self.slot(settings, *from, *to, settings.intid, state)).collect();
@@ -748,7 +880,7 @@ impl<'a> Compiler<'a> {
         if phase.program.iter().any(onward) {
             script.rows(self);
         }
-        self.begin(settings, |_| state);
+        self.begin(settings, |_| state.code());
         for id in 0..self.request.cores {
             match programs.get(&id) {
                 Some(steps) => {
@@ -842,7 +974,9 @@ impl<'a> Compiler<'a> {
         };
         let expected_records = self.cores.iter().map(records).fold(0, u64::saturating_add);
         let deadline_ns = self.deadline(expected_sends, duration_ns);
-        let twins: Vec<Twin> = request.faults.iter().enumerate().map(|(index, fault)| fault.twin(index)).collect();
+        let seed = request.seed.unwrap_or(0);
+        let twins: Vec<Twin> =
+            request.faults.iter().enumerate().map(|(index, fault)| fault.twin(index, seed)).collect();
         let level = self.level;
         let mut flags = 0;
         for (set, flag) in [
@@ -881,6 +1015,9 @@ impl<'a> Compiler<'a> {
             ring_bytes,
             slots_without_histogram: self.without_histogram,
             host_deadline_ms: host_deadline.as_millis() as u64,
+            heartbeat_ns: self.heartbeat_ns,
+            gap_ns: self.gap_ns,
+            seed: request.seed,
         };
         let embedded = embedded(&meta);
         let mut header = PlanHeader {
@@ -917,10 +1054,10 @@ impl<'a> Compiler<'a> {
             meta_len: embedded.len() as u64,
             masks: 0,
             mask_count: self.masks.len() as u32,
-            suspend_state: 0,
-            heartbeat_ns: 0,
-            gap_ns: 0,
-            seed: 1,
+            suspend_state: self.job.defaults.suspend_state.unwrap_or(0),
+            heartbeat_ns: self.heartbeat_ns,
+            gap_ns: self.gap_ns,
+            seed: seed.wrapping_add(1).max(1),
             reserved: 0,
         };
         let mut blob = header.as_bytes().to_vec();
@@ -1008,11 +1145,13 @@ impl<'a> Compiler<'a> {
         let rounds = if repeated { 4 } else { 1 };
         let per_answer = self.records_per_answer();
         let least = LEAST_LOG2_RECORDS;
-        let all = |records: u64| log2(records.saturating_mul(rounds).saturating_add(SLACK));
-        let interrupts = |answers: u64, more: u64| match answers.saturating_mul(per_answer).saturating_add(more) {
+        // Gaps and heartbeats of a waiting core.
+        let gaps = if self.gap_ns > 0 || self.heartbeat_ns > 0 { u64::from(MOST_GAPS) } else { 0 };
+        let room = |records: u64| match records {
             0 => least,
-            records => all(records),
+            records => log2(records.saturating_mul(rounds).saturating_add(SLACK)),
         };
+        let interrupts = |answers: u64, more: u64| answers.saturating_mul(per_answer).saturating_add(more);
         let mut lanes: Vec<[u8; LANES_PER_CORE]> = self
             .cores
             .iter()
@@ -1022,9 +1161,9 @@ impl<'a> Compiler<'a> {
                 }
                 (None, TraceLevel::Off) => [least; LANES_PER_CORE],
                 (None, _) => [
-                    all(core.thread),
-                    interrupts(core.irq, core.irq_more).max(6),
-                    interrupts(core.nmi, core.nmi_more),
+                    room(core.thread.saturating_add(gaps)).max(6),
+                    room(interrupts(core.irq, core.irq_more).saturating_add(gaps)).max(6),
+                    room(interrupts(core.nmi, core.nmi_more)),
                     least,
                 ],
             })
@@ -1069,13 +1208,7 @@ impl<'a> Compiler<'a> {
         let (floor, each) =
             if self.request.deterministic { (1_000_000_000, 50_000) } else { (60_000_000_000, 1_000_000) };
         // A fault makes some messages wait for T, or for as long as it holds the core.
-        let faults = self.request.faults.iter().map(|fault| match fault {
-            Fault::Drop { rate, .. } => (self.timeout_ns as f64 * rate) as u64,
-            Fault::Late { ticks, .. } | Fault::Mask { ticks, .. } => {
-                ticks.saturating_mul(1_000).max(self.timeout_ns / 100)
-            }
-            _ => 0,
-        });
+        let faults = self.request.faults.iter().map(|fault| fault.delay_ns(self.timeout_ns));
         let each = faults.fold(each, u64::saturating_add);
         sends.saturating_mul(each).saturating_add(floor).min(duration_ns.saturating_add(LONGEST_NS))
     }
@@ -1285,6 +1418,25 @@ fn barriers(steps: &[Step]) -> u64 {
     })
 }
 
+/// The shortest heartbeat: a handler takes about a microsecond.
+const LEAST_HEARTBEAT_NS: u64 = 10_000;
+
+/// A live run's heartbeat, ns, of up to eight cores. More cores have rarer ones: an emulator makes some hundred thousand
+/// interrupts a second, whatever the number of its cores.
+const HEARTBEAT_NS: u64 = 1_000_000;
+
+/// How late a heartbeat is a gap, ns: longer than any handler of the kit's, shorter than a host's time slice.
+const GAP_NS: u64 = 50_000;
+
+/// Heartbeat and gap, ns. None in a counted run that doesn't ask for them: nobody takes time from it.
+fn watch(request: &PlanRequest, job: &Job) -> (u64, u64) {
+    let live = !request.deterministic;
+    let usual = if live { HEARTBEAT_NS * u64::from(request.cores).div_ceil(8) } else { 0 };
+    let ns = |span: Option<Span>, usual: u64| span.map_or(usual, Span::nanoseconds);
+    let heartbeat = ns(job.defaults.heartbeat, usual);
+    (heartbeat, ns(job.defaults.gap, if live || heartbeat > 0 { GAP_NS } else { 0 }))
+}
+
 fn check_core(cores: u16, core: u16, place: impl Fn() -> String) -> Result<(), PlanError> {
     if core < cores { Ok(()) } else { Err(PlanError::NoSuchCore { place: place(), core, cores }) }
 }
@@ -1333,7 +1485,7 @@ mod tests {
                     factor *= u64::from(word.c);
                 }
                 op::LOOP_END => factor = loops.pop().unwrap(),
-                op::PING | op::SEND => {
+                op::PING | op::SEND | op::SWEEP => {
                     let slot = plan.slots[word.d as usize];
                     assert_eq!((usize::from(slot.from), slot.to, slot.intid), (core, word.b, word.a));
                     assert!(word.c <= CHUNK);
@@ -1476,7 +1628,7 @@ mod tests {
         assert!(compiled.meta.phases[0].timed);
         // 65,536 records and a few of the phases' own do not fit 2^16.
         assert_eq!(plan.programs[0].log2_records[0], 17);
-        assert_eq!(plan.programs[1].log2_records[..2], [6, 17]);
+        assert_eq!(plan.programs[1].log2_records[..2], [9, 17]);
     }
 
     #[test]
@@ -1490,6 +1642,103 @@ mod tests {
             plan.ops.iter().filter(|word| word.code == op::POSTURE).map(|word| (word.a, word.b)).collect();
         assert_eq!(postures, [(ReceiverState::Spin.code(), 1), (ReceiverState::Wfi.code(), 1)]);
         assert!(plan.ops.iter().filter(|word| word.code == op::PHASE).all(|word| word.a == ReceiverState::Wfi.code()));
+    }
+
+    #[test]
+    fn bystanders_under_pressure_go_on_with_it_and_each_receiver_leaves_it_for_its_state() {
+        let text = "name = \"x\"\n[[phase]]\npattern = \"matrix\"\ncount = 1\nstates = [\"wfi\", \"masked\", \"suspend\"]\npressure = true";
+        let compiled = script(text, 2).unwrap();
+        check(&compiled);
+        let words = parsed(&compiled);
+        let plan = Plan::parse(words.as_bytes()).unwrap();
+        assert!(plan.ops.iter().filter(|word| word.code == op::PHASE).all(|word| word.a == posture::PRESSURE));
+        let states = [ReceiverState::Wfi, ReceiverState::Masked, ReceiverState::Suspend];
+        let first = plan.programs[0].first_op as usize;
+        let of_core_0 = plan.ops[first..].iter().take_while(|word| word.code != op::END);
+        let postures: Vec<u8> = of_core_0.filter(|word| word.code == op::POSTURE).map(|word| word.a).collect();
+        let expected: Vec<u8> = states.iter().flat_map(|state| [state.code(), posture::PRESSURE]).collect();
+        assert_eq!(postures, expected);
+        assert!(compiled.meta.phases.iter().all(|phase| phase.pressure && phase.timed));
+        assert_eq!(plan.slots.iter().map(|slot| slot.state).collect::<Vec<_>>(), [2, 2, 4, 4, 5, 5]);
+    }
+
+    #[test]
+    fn a_dithered_sender_draws_before_its_messages_and_no_longer_than_its_turn() {
+        let text = "name = \"x\"\ndefaults = { dither = 500 }\n[[phase]]\npattern = \"matrix\"\ncount = 9000\n";
+        let words = parsed(&script(text, 2).unwrap());
+        let plan = Plan::parse(words.as_bytes()).unwrap();
+        let codes: Vec<u8> = plan.ops[plan.programs[0].first_op as usize..].iter().map(|word| word.code).collect();
+        assert_eq!(
+            codes[..9],
+            [op::PHASE, op::TURN, op::DITHER, op::LOOP, op::PING, op::LOOP_END, op::PING, op::DITHER, op::PASS]
+        );
+        let turns: Vec<u32> = plan.ops.iter().filter(|word| word.code == op::DITHER).map(|word| word.c).collect();
+        assert_eq!(turns, [500, 0, 500, 0]);
+    }
+
+    #[test]
+    fn a_sweep_says_where_it_begins_how_far_it_goes_and_what_its_receiver_does() {
+        let text = "name = \"x\"\n[[phase]]\npattern = \"sweep\"\ntransitions = [\"wfi\", \"suspend\"]\nfirst = -300\nstep = 2\nsteps = 400\ncount = 3\nto = 1\nfrom = 0\n";
+        let compiled = script(text, 2).unwrap();
+        check(&compiled);
+        let words = parsed(&compiled);
+        let plan = Plan::parse(words.as_bytes()).unwrap();
+        let ranges: Vec<(u8, u32, i64)> = plan
+            .ops
+            .iter()
+            .filter(|word| word.code == op::SWEEP_RANGE)
+            .map(|word| (word.a, word.c, word.d as i64))
+            .collect();
+        assert_eq!(ranges, [(0, 2, -300), (3, 2, -300)]);
+        assert_eq!(compiled.meta.expected_sends, 2 * 3 * 400);
+        let phases: Vec<(&str, Option<&str>, bool)> = compiled
+            .meta
+            .phases
+            .iter()
+            .map(|phase| (phase.name.as_str(), phase.transition.as_deref(), phase.timed))
+            .collect();
+        assert_eq!(phases, [("sweep/wfi", Some("wfi"), false), ("sweep/suspend", Some("suspend"), false)]);
+        // Each message has a record of its own in front of the send's.
+        assert!(plan.programs[0].log2_records[0] >= 13);
+    }
+
+    #[test]
+    fn heartbeats_watch_live_runs_and_counted_ones_only_where_the_plan_says_so() {
+        let header = |request: &PlanRequest| {
+            let words = parsed(&compile(request).unwrap());
+            let plan = Plan::parse(words.as_bytes()).unwrap();
+            (plan.header.heartbeat_ns, plan.header.gap_ns, plan.header.seed, plan.programs[0].log2_records[1])
+        };
+        let live = request("ping", 2);
+        assert_eq!(header(&live), (1_000_000, 50_000, 1, 9), "and room for what they find");
+        assert_eq!(header(&PlanRequest { cores: 512, ..live.clone() }).0, 64_000_000);
+        let counted = PlanRequest { deterministic: true, seed: Some(6), ..live };
+        assert_eq!(header(&counted), (0, 0, 7, 6));
+        let of = |defaults: &str| {
+            let text = format!("name = \"x\"\ndefaults = {{ {defaults} }}\n[[phase]]\npattern = \"self\"\ncount = 1\n");
+            let compiled = script(&text, 2);
+            compiled.map(|compiled| (compiled.meta.heartbeat_ns, compiled.meta.gap_ns))
+        };
+        assert_eq!(of("heartbeat = \"0s\"").unwrap(), (0, 50_000));
+        assert_eq!(of("heartbeat = \"2ms\", gap = \"0s\"").unwrap(), (2_000_000, 0));
+        assert!(of("heartbeat = \"1us\"").unwrap_err().to_string().contains("defaults.heartbeat"));
+        assert!(of("gap = \"1h\"").unwrap_err().to_string().contains("defaults.gap"));
+    }
+
+    #[test]
+    fn another_seed_moves_twins_and_calls_and_the_same_one_does_not() {
+        let blob = |seed| {
+            let mut asked = request("calls", 3);
+            asked.faults = vec!["late:1:90:0.5".parse().unwrap()];
+            asked.seed = seed;
+            let words = parsed(&compile(&asked).unwrap());
+            let plan = Plan::parse(words.as_bytes()).unwrap();
+            (plan.twins[0].seed, plan.ops.iter().map(|word| word.d).fold(0, u64::wrapping_add), plan.ops.len())
+        };
+        assert_eq!(blob(Some(3)), blob(Some(3)));
+        assert_ne!(blob(Some(3)).0, blob(Some(4)).0);
+        assert_ne!(blob(Some(3)), blob(None));
+        assert_ne!((blob(Some(3)).1, blob(Some(3)).2), (blob(Some(4)).1, blob(Some(4)).2));
     }
 
     #[test]
@@ -1615,6 +1864,15 @@ mod tests {
                 ),
                 "two programs",
             ),
+            (phase("\"sweep\"\ncount = 1\nsteps = 5"), "no transition"),
+            (phase("\"sweep\"\ncount = 1\ntransition = \"wfi\""), "no `steps`"),
+            (phase("\"sweep\"\ncount = 1\ntransition = \"wfi\"\nsteps = 5000"), "steps = 5000"),
+            (phase("\"sweep\"\ncount = 1\ntransition = \"wfi\"\nsteps = 5\nfirst = -99999999999"), "stay within"),
+            (phase("\"sweep\"\ncount = 1\ntransition = \"wfi\"\nsteps = 5\nstate = \"wfi\""), "`state` means nothing"),
+            (phase("\"matrix\"\ncount = 1\nsteps = 5"), "`steps` means nothing to pattern `matrix`"),
+            (phase("\"storm\"\ncount = 1\npressure = true"), "`pressure` means nothing to pattern `storm`"),
+            (phase("\"matrix\"\ncount = 1\ndither = 70000"), "dither = 70000"),
+            (phase("\"matrix\"\ncount = 1\nstate = \"awake\""), "unknown variant `awake`"),
             ("name = \"x\"\nphase = []\n".into(), "nothing to do"),
         ] {
             let message = script(&text, 4).unwrap_err().to_string();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 use trace_ring::calls::{Delivery, Function, IpiKind};
-use trace_ring::plan::TraceLevel;
+use trace_ring::plan::{TraceLevel, transition};
 use trace_ring::record::ReceiverState;
 
 use super::CoreList;
@@ -54,6 +54,18 @@ pub(super) struct Defaults {
     /// What is recorded where the command line doesn't say.
     #[serde(default)]
     pub level: Option<Level>,
+    /// How long a waiting core goes without a heartbeat; 0s: it has none.
+    #[serde(default)]
+    pub heartbeat: Option<Span>,
+    /// How late a heartbeat, or how far apart two looks of a polling loop, are a gap; 0s: nobody looks.
+    #[serde(default)]
+    pub gap: Option<Span>,
+    /// See [`Phase::dither`].
+    #[serde(default)]
+    pub dither: Option<u32>,
+    /// The power state for PSCI CPU_SUSPEND; left out: the device tree's.
+    #[serde(default)]
+    pub suspend_state: Option<u32>,
 }
 
 /// One phase: all cores meet, do it, meet again.
@@ -108,9 +120,69 @@ pub(super) struct Phase {
     /// Of pattern `kinds`: the most pairs of each of its phases.
     #[serde(default)]
     pub most_pairs: Option<u32>,
+    /// Of timed patterns: the most turns of an empty loop, drawn at random, that a sender goes through before each message; 0: none.
+    #[serde(default)]
+    pub dither: Option<u32>,
+    /// Of patterns of pairs: cores that are neither sender nor receiver work over their memory.
+    #[serde(default)]
+    pub pressure: Option<bool>,
+    /// Of pattern `sweep`: what the receiver does at the planned time.
+    #[serde(default)]
+    pub transition: Option<Transition>,
+    /// Of pattern `sweep`: several of them, each in a phase of its own.
+    #[serde(default)]
+    pub transitions: Option<Vec<Transition>>,
+    /// Of pattern `sweep`: where the first message is sent, in ticks behind the planned time; negative: before it.
+    #[serde(default)]
+    pub first: Option<i64>,
+    /// Of pattern `sweep`: ticks from one message's place to the next one's.
+    #[serde(default)]
+    pub step: Option<u32>,
+    /// Of pattern `sweep`: messages of one pass.
+    #[serde(default)]
+    pub steps: Option<u32>,
     /// Of pattern `script`: what each core does.
     #[serde(default)]
     pub program: Vec<Program>,
+}
+
+/// What a receiver does while a message is on its way. The number is a [`trace_ring::plan::transition`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Transition {
+    /// Enters WFI.
+    Wfi,
+    /// Unmasks its interrupts.
+    Unmask,
+    /// Ends an interrupt.
+    EndOfInterrupt,
+    /// Calls CPU_SUSPEND.
+    Suspend,
+    /// Enters WFE.
+    Wfe,
+}
+
+impl Transition {
+    pub const fn code(self) -> u8 {
+        match self {
+            Transition::Wfi => transition::WFI,
+            Transition::Unmask => transition::UNMASK,
+            Transition::EndOfInterrupt => transition::END_OF_INTERRUPT,
+            Transition::Suspend => transition::SUSPEND,
+            Transition::Wfe => transition::WFE,
+        }
+    }
+
+    /// The state in which messages find the receiver once it has made its transition.
+    pub const fn state(self) -> ReceiverState {
+        match self {
+            Transition::Wfi => ReceiverState::Wfi,
+            Transition::Unmask => ReceiverState::Masked,
+            Transition::EndOfInterrupt => ReceiverState::Spin,
+            Transition::Suspend => ReceiverState::Suspend,
+            Transition::Wfe => ReceiverState::Wfe,
+        }
+    }
 }
 
 /// The shape of a phase.
@@ -128,6 +200,8 @@ pub(super) enum Pattern {
     /// Each core to itself, one outstanding.
     #[serde(rename = "self")]
     ToSelf,
+    /// One outstanding, each at its own distance from a transition of its receiver.
+    Sweep,
     /// Operations by hand.
     Script,
     /// Function calls at random, from a seed.
@@ -154,6 +228,7 @@ impl Pattern {
             Pattern::Broadcast => "broadcast",
             Pattern::Storm => "storm",
             Pattern::ToSelf => "self",
+            Pattern::Sweep => "sweep",
             Pattern::Script => "script",
             Pattern::Calls => "calls",
             Pattern::Kinds => "kinds",
@@ -184,6 +259,8 @@ pub(super) enum State {
     Spin,
     Wfi,
     Wfe,
+    Masked,
+    Suspend,
 }
 
 impl State {
@@ -192,6 +269,8 @@ impl State {
             State::Spin => ReceiverState::Spin,
             State::Wfi => ReceiverState::Wfi,
             State::Wfe => ReceiverState::Wfe,
+            State::Masked => ReceiverState::Masked,
+            State::Suspend => ReceiverState::Suspend,
         }
     }
 }

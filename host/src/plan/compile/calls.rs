@@ -448,11 +448,13 @@ impl Compiler<'_> {
             return Ok(());
         }
         let state = state.receiver();
-        self.begin(settings, |_| state);
+        self.begin(settings, |_| state.code());
         let mut traffic = Traffic::new(self, settings);
         // Whoever is called may be calling.
         let receivers = |_| ReceiverState::Unknown;
-        let mut random = Random(phase.seed.unwrap_or(1));
+        // A run's own seed moves every phase to another place.
+        let moved = self.request.seed.map_or(0, |seed| seed.wrapping_add(1).wrapping_mul(0xD6E8_FEB8_6659_FD93));
+        let mut random = Random(phase.seed.unwrap_or(1) ^ moved);
         // How long each core is busy with pauses and slow callbacks.
         let mut busy: BTreeMap<u16, u64> = BTreeMap::new();
         let mut spend = |core: u16, time: u64| {
@@ -533,6 +535,9 @@ impl Compiler<'_> {
             intid: kind.intid(),
             from: Vec::new(),
             to: Vec::new(),
+            dither: 0,
+            pressure: false,
+            transition: None,
         };
         if !pairs.is_empty() {
             self.deliver(Delivery::Irq);
@@ -587,7 +592,7 @@ impl Compiler<'_> {
         if pairs.is_empty() {
             return self.leave_out(settings, "has nobody to send to or from");
         }
-        self.begin(settings, |_| waiting);
+        self.begin(settings, |_| waiting.code());
         let mut traffic = Traffic::new(self, settings);
         let mut starts: Vec<(u16, u32)> = Vec::new();
         for pair in pairs {
@@ -616,7 +621,7 @@ impl Compiler<'_> {
             return self.leave_out(settings, "has nobody to send to or from");
         }
         self.deliver(delivery);
-        self.begin(settings, |_| waiting);
+        self.begin(settings, |_| waiting.code());
         let mut traffic = Traffic::new(self, settings);
         for (step, (from, to)) in pairs.iter().copied().enumerate() {
             if step > 0 {
@@ -672,7 +677,7 @@ impl Compiler<'_> {
         let state = state.receiver();
         let mut traffic = Traffic::new(self, settings);
         self.rows(&mut traffic, |_| state);
-        self.begin(settings, |_| state);
+        self.begin(settings, |_| state.code());
         let mut starts = Vec::new();
         for from in &settings.from {
             starts.push(self.turn(*from));
@@ -728,7 +733,7 @@ impl Compiler<'_> {
         // A receiver that calls as well does things of its own.
         let callers: BTreeSet<u16> = pairs.iter().map(|pair| pair.0).collect();
         let receivers = |to: u16| if callers.contains(&to) { ReceiverState::Unknown } else { state };
-        self.begin(settings, |_| state);
+        self.begin(settings, |_| state.code());
         let mut traffic = Traffic::new(self, settings);
         for from in &callers {
             self.looped(*from, count, |own| {
@@ -849,9 +854,12 @@ impl Compiler<'_> {
         let faults = self.request.faults.iter().map(|fault| match *fault {
             // A call that is dropped has its caller wait until the run ends: only the others' losses are waited for.
             Fault::Drop { rate, .. } => own.saturating_mul((self.timeout_ns as f64 * rate) as u64),
-            Fault::Late { ticks, .. } | Fault::Mask { ticks, .. } => {
-                sends.saturating_mul(ticks.saturating_mul(tick).max(self.timeout_ns / 100))
-            }
+            Fault::Late { ticks, .. }
+            | Fault::SlowWake { ticks, .. }
+            | Fault::SlowSender { ticks, .. }
+            | Fault::SlowPair { ticks, .. }
+            | Fault::Steal { ticks, .. }
+            | Fault::Mask { ticks, .. } => sends.saturating_mul(ticks.saturating_mul(tick).max(self.timeout_ns / 100)),
             Fault::SlowCallback { core, ticks } => {
                 let runs = self.cores.get(usize::from(core)).map_or(0, |core| core.callbacks);
                 runs.saturating_mul(ticks.saturating_mul(tick))
