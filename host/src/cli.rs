@@ -18,6 +18,7 @@ use crate::memory::Memory;
 use crate::plan::{CoreList, DEFAULT_RING_MEMORY, Keep, PlanRequest};
 use crate::probe;
 use crate::run::{OnHang, Request};
+use crate::selftest;
 use crate::serial;
 use crate::sparse::Want;
 
@@ -92,6 +93,12 @@ pub enum Verb {
     /// Say what this machine lacks for a run, and the command that mends it.
     #[command(after_help = "Example:\n  ipiscope doctor")]
     Doctor,
+    /// Prove the detectors: runs with faults whose truth is known, and runs without any, in counted time on QEMU.
+    #[command(after_help = format!(
+        "Examples:\n  ipiscope selftest --quick\n  ipiscope selftest --seeds 20 --clean 100 --detection-limit --json selftest.json\n  \
+         ipiscope selftest --only late --seeds 50\n\n{EXIT_CODES}"
+    ))]
+    Selftest(SelftestArguments),
     /// Build the firmware without running it.
     #[command(hide = true, after_help = "Example:\n  ipiscope firmware build")]
     Firmware {
@@ -442,6 +449,56 @@ impl InspectArguments {
     }
 }
 
+/// `selftest`.
+#[derive(Debug, Args)]
+pub struct SelftestArguments {
+    /// Runs of each fault and number of cores.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub seeds: u64,
+    /// Runs without a fault.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub clean: u64,
+    /// Cores of the runs, each number in turn.
+    #[arg(long, value_name = "LIST", default_value = "4,8", value_delimiter = ',')]
+    pub cores: Vec<u16>,
+    /// One seed of each fault on four cores, five runs without.
+    #[arg(long, conflicts_with_all = ["seeds", "clean", "cores", "detection_limit"])]
+    pub quick: bool,
+    /// Also look for the smallest delays that are found in 95 of 100 runs.
+    #[arg(long)]
+    pub detection_limit: bool,
+    /// Only faults whose name holds this text.
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Runs at a time [default: as many as there are processors].
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Use this firmware image (or ELF) instead of building one.
+    #[arg(long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
+    /// Write the outcome as JSON to a file; `-`: to standard output, in place of the text.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl SelftestArguments {
+    /// What is to be run.
+    pub fn settings(&self) -> selftest::Settings {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let (seeds, clean, cores) =
+            if self.quick { (1, 5, vec![4]) } else { (self.seeds, self.clean, self.cores.clone()) };
+        selftest::Settings {
+            seeds,
+            clean,
+            cores,
+            detection_limit: self.detection_limit,
+            only: self.only.clone(),
+            jobs: self.jobs.unwrap_or(processors),
+            firmware: self.firmware.clone(),
+        }
+    }
+}
+
 /// What a plan is made of, on every verb that compiles one.
 #[derive(Clone, Debug, Args)]
 pub struct PlanArguments {
@@ -574,6 +631,7 @@ impl QemuArguments {
             out: self.out.clone(),
             tags: self.tag.iter().cloned().collect(),
             on_hang: self.on_hang,
+            quiet: false,
         }
     }
 }

@@ -27,6 +27,7 @@
 //! | [`report`] | the numbers in several coats | capture -> `Report` -> text, JSON |
 //! | [`export`] | the records in other tools' formats | capture -> text |
 //! | [`inspect`] | where the cores of a target stand, what waits on their queues | capture, RAM, probe -> `Inspection` |
+//! | [`selftest`] | proves the detectors on faults whose truth is known | seeds -> `Outcome` |
 //! | [`doctor`] | what this machine lacks | -> list with remedies |
 //! | [`cli`] | the command line's definitions | |
 //! | [`error`] | every error has a kind, a next step and an exit code | |
@@ -58,6 +59,7 @@ pub mod reason;
 pub mod report;
 pub mod run;
 pub mod scratch;
+pub mod selftest;
 pub mod serial;
 pub mod sparse;
 pub mod stats;

@@ -18,7 +18,7 @@ use host::cli::{
 use host::error::{Failure, FileError, exit};
 use host::export::{ExportError, Format, ftrace};
 use host::run::Finished;
-use host::{doctor, firmware, image, inspect, interrupt, log, memory, plan, probe, report, run, serial};
+use host::{doctor, firmware, image, inspect, interrupt, log, memory, plan, probe, report, run, selftest, serial};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -103,6 +103,17 @@ fn execute(verb: &Verb) -> Result<u8, Failure> {
             let text: String = findings.iter().map(ToString::to_string).collect();
             print(&text)?;
             Ok(doctor::exit_code(&findings))
+        }
+        Verb::Selftest(arguments) => {
+            interrupt::install();
+            let outcome = selftest::run(&arguments.settings(), &say)?;
+            if let Some(file) = &arguments.json {
+                write_json(file, &serde_json::to_value(&outcome).unwrap_or_default())?;
+            }
+            if arguments.json.as_deref() != Some(Path::new("-")) {
+                print(&outcome.text())?;
+            }
+            Ok(outcome.exit_code())
         }
         Verb::Firmware { verb: FirmwareVerb::Lint } => {
             interrupt::install();

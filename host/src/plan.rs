@@ -335,6 +335,14 @@ pub fn builtins() -> &'static [Builtin] {
             builtin!("kinds", "every IPI kind by itself between neighbours, crash stop and backtrace as NMIs, too"),
             builtin!("chain", "calls whose callback calls the next core, from each core in turn"),
             builtin!("fan-in", "all call core 0 at once: a queue as deep as there are callers"),
+            builtin!(
+                "selftest",
+                "the plan that proves the detectors (`ipiscope selftest`): every pair in every state, watched"
+            ),
+            builtin!(
+                "selftest-calls",
+                "the plan that proves the call layer's detectors (`ipiscope selftest`): random calls"
+            ),
         ]
     }
 }

@@ -43,6 +43,8 @@ pub struct Request {
     pub tags: BTreeMap<String, String>,
     /// `--on-hang`.
     pub on_hang: OnHang,
+    /// Shows no progress: runs of the selftest go on side by side.
+    pub quiet: bool,
 }
 
 /// What to do when a run ends because somebody hangs.
@@ -143,7 +145,10 @@ pub fn qemu(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Finished, Fa
     reserved.keep();
     target.announce(&machine.board.name, &compiled.meta.name, &reserved.path)?;
     let meta = &compiled.meta;
-    let mut progress = Progress::new(meta.expected_sends, meta.duration());
+    let mut progress = match request.quiet {
+        true => Progress::silent(),
+        false => Progress::new(meta.expected_sends, meta.duration()),
+    };
     let boot_deadline = Duration::from_secs(60) + Duration::from_millis(100) * machine.cores.into();
     let settings = Settings {
         nonce: Some(nonce),
