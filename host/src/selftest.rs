@@ -613,7 +613,11 @@ impl<'a> Bench<'a> {
             return if silent && report.verdict == Verdict::Clean { Shown::Right } else { Shown::Wrong(told()) };
         };
         if report.injected.iter().any(|injected| injected.struck == Some(0)) {
-            return Shown::Idle;
+            return match &report.error {
+                // It ended before the twin could strike.
+                Some(error) => Shown::Failed(error.message.clone()),
+                None => Shown::Idle,
+            };
         }
         match report.suspects.as_slice() {
             [] => Shown::Missed,
