@@ -320,6 +320,11 @@ pub fn look_at(redistributor: u64, intid: u32) -> (bool, bool, bool) {
     (read(sgi + 0x100) & bit != 0, pending, active)
 }
 
+/// The SGIs that are pending at a redistributor, a bit for each.
+pub fn pending_sgis(redistributor: u64) -> u32 {
+    read(redistributor + SGI_FRAME + 0x200) & 0xFFFF // GICR_ISPENDR0
+}
+
 /// Disables or enables an SGI in a redistributor (the `mask` twin).
 pub fn set_enabled(redistributor: u64, intid: u32, enabled: bool) {
     let sgi = redistributor + SGI_FRAME;

@@ -200,6 +200,7 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
             op::AGAIN => {
                 wait::barrier(core, decide_again)?;
                 if shared.again.load(Ordering::Acquire) {
+                    core.watch.new_round();
                     pc = word.c as usize;
                 }
             }

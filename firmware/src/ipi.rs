@@ -18,7 +18,7 @@ use trace_ring::record::{
 };
 
 use crate::percore::{BARE, BROADCAST, CARE, Core, Mail, Pending, Shared, place};
-use crate::{arch, calls, gic, sgi};
+use crate::{arch, calls, gic, sgi, watch};
 
 /// How a routine records: nothing.
 pub const OFF: u8 = 0;
@@ -230,7 +230,7 @@ fn answer<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u
     }
     let (age, timed) = if place & BROADCAST != 0 {
         let sent = core.row_head(sender).broadcast_time.load(Ordering::Relaxed);
-        let age = entry.wrapping_sub(sent) as i64;
+        let age = if sent == 0 { 0 } else { entry.wrapping_sub(sent) as i64 };
         (age, sent != 0 && age >= 0)
     } else {
         let age = mailbox::age(word, entry);
@@ -259,6 +259,11 @@ fn answer<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u
                 count_bucket((core.hot.histograms + index * HISTOGRAM_BYTES) as *mut u32, age as u64);
             }
         }
+    }
+    if age < 0 && age + (arch::counter_ordered().wrapping_sub(entry) as i64) < 0 {
+        // Not only the entry, which another interrupt may have caused: this very moment lies before the message that is here.
+        // SAFETY: this core's own entry.
+        unsafe { (*core.entry).untimed += 1 };
     }
     let number = last.wrapping_add(count);
     emit::<MODE>(
@@ -334,8 +339,9 @@ pub fn other_interrupt<const MODE: u8>(entry: u64, core: &'static Core, intid: u
     }
     // SAFETY: this core's own entry.
     unsafe { (*core.entry).other_interrupts += 1 };
+    watch::note(core, Context::Irq, entry);
     if intid == u64::from(core.timer) {
-        crate::wait::timer_interrupt(core);
+        crate::wait::timer_interrupt(core, entry);
     }
     sgi::end_of_interrupt(intid);
 }
@@ -377,6 +383,7 @@ fn receive_wide<const MODE: u8>(entry: u64, core: &'static Core) {
 #[unsafe(no_mangle)]
 extern "C" fn irq_twin(entry: u64, core: &'static Core) {
     let mut stamp = entry;
+    watch::note(core, Context::Irq, entry);
     // Wake-ups and the timer are the kit's own: a twin leaves them alone.
     if sgi::highest_pending() > u64::from(LAST_MEASURED_SGI) {
         return irq_wide(stamp, core);
@@ -392,6 +399,7 @@ extern "C" fn irq_twin(entry: u64, core: &'static Core) {
     if core.twins.mask != 0 {
         crate::wait::mask_twin(core);
     }
+    core.watch.was_busy();
 }
 
 // --- send -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ use crate::arch::{read_register, write_register};
 use crate::ipi::{self, BOUNDED, OFF};
 use crate::percore::{Core, Shared};
 use crate::wait::{self, Stop};
-use crate::{arch, calls, gic, sgi, unwind};
+use crate::{arch, calls, gic, sgi, unwind, watch};
 
 /// What the vector saved: x0..x30, ELR_EL1, SPSR_EL1, and a frame record.
 #[repr(C)]
@@ -79,6 +79,7 @@ fn keep_nmis_out(core: &Core, cleared: bool) {
 /// Answers one interrupt of a plan that calls. `entry`: the counter as the vector's second instruction read it.
 #[unsafe(no_mangle)]
 extern "C" fn irq_calls(mut entry: u64, core: &'static Core, frame: &Frame) {
+    let taken = entry;
     let late = core.twins.late;
     if late != 0 && sgi::highest_pending() < u64::from(IpiKind::Wakeup.intid()) {
         let begun = entry;
@@ -114,6 +115,7 @@ extern "C" fn irq_calls(mut entry: u64, core: &'static Core, frame: &Frame) {
         // The kit's own: it has done its work by coming.
         // SAFETY: this core's own entry.
         unsafe { (*core.entry).other_interrupts += 1 };
+        watch::note(core, Context::Irq, taken);
         return sgi::end_of_interrupt(acknowledged);
     }
     let urgent = matches!(kind, IpiKind::CrashStop | IpiKind::Backtrace);
@@ -124,6 +126,9 @@ extern "C" fn irq_calls(mut entry: u64, core: &'static Core, frame: &Frame) {
     };
     let context = if delivery == Delivery::Irq { Context::Irq } else { Context::Nmi };
     core.calls.context.set(context as u8);
+    if before == Context::Thread as u8 {
+        watch::note(core, context, taken);
+    }
     begin(core, context, kind);
     let cleared = context == Context::Irq && let_nmis_in(core);
     stage(core, kind, 0);
@@ -160,6 +165,7 @@ extern "C" fn irq_calls(mut entry: u64, core: &'static Core, frame: &Frame) {
     }
     end(core, context);
     core.calls.context.set(before);
+    core.watch.was_busy();
 }
 
 /// Says in this core's line what it works on.

@@ -15,6 +15,7 @@
 //! | `sgi`, `ipi` | the measured path |
 //! | `calls`, `kinds`, `callbacks`, `unwind` | the call layer: call single queues, the eight IPI kinds, frames |
 //! | `wait`, `interpreter` | barriers, turns, postures; the plan's operations |
+//! | `watch` | heartbeats and gaps: when the core was away |
 //! | `clock` | the counter and its self-test |
 //! | `exception`, `log` | faults and panics; defmt |
 //! | `options`, `serial` | boot arguments; results over the console after the run |
@@ -69,6 +70,8 @@ mod target;
 mod unwind;
 #[cfg(target_os = "none")]
 mod wait;
+#[cfg(target_os = "none")]
+mod watch;
 #[cfg(target_os = "none")]
 mod watchdog;
 

@@ -18,6 +18,7 @@ use trace_ring::writer::LaneWriter;
 
 use crate::arch::{read_register, write_register};
 use crate::clock::Exchange;
+use crate::watch::Watch;
 
 /// One sender's mailbox for one target and INTID: 16 bytes, which the receiver takes with one load of a pair.
 #[repr(C, align(16))]
@@ -120,6 +121,8 @@ pub struct Core {
     pub masked_until: Cell<u64>,
     /// When the wait under way ends without an answer, ticks; 0: nobody waits.
     pub wait_until: Cell<u64>,
+    /// Whether it was away.
+    pub watch: Watch,
     /// Frame buffer of the logger.
     pub log_frame: Cell<[u8; 120]>,
     /// Bytes in it; above its size: the frame was too long.
@@ -233,6 +236,13 @@ pub struct Twins {
     pub stuck: Option<u64>,
     /// The call whose descriptor stays locked, by number from 1 of those that somebody waits for.
     pub csd_lock: Option<u64>,
+}
+
+impl Twins {
+    /// Whether one of them strikes where interrupts are taken.
+    pub fn receives(&self) -> bool {
+        self.late != 0 || self.mask != 0
+    }
 }
 
 /// What all cores share.

@@ -183,6 +183,18 @@ impl Region {
         self.at(self.sections.histograms, 0)
     }
 
+    /// The records of a lane, to be read by the context that writes them, and the count of those that it turned away.
+    pub fn records_of(&self, id: usize, context: Context) -> (Slots<'static>, &'static AtomicU64) {
+        let heads: *mut HeadLine = self.at(self.sections.heads, id);
+        let index = context as usize;
+        // SAFETY: as in `lanes`. Nobody writes through these.
+        unsafe {
+            let lane = *self.at::<LaneDescriptor>(self.sections.lanes, id * LANES_PER_CORE + index);
+            let slots = Slots::from_raw((self.base + lane.offset) as *const Slot, lane.log2_records);
+            (slots, &*core::ptr::addr_of!((*heads).dropped[index]).cast::<AtomicU64>())
+        }
+    }
+
     /// The writing ends of a core's lanes. To be called once for each core.
     pub fn lanes(&self, id: usize, policy: Policy) -> [LaneWriter<'static>; LANES_PER_CORE] {
         let heads: *mut HeadLine = self.at(self.sections.heads, id);

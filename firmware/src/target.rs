@@ -24,6 +24,7 @@ use crate::options::Options;
 use crate::percore::{Calls, Core, Hot, Inbox, Layout, Mail, NOBODY, Pending, RowHead, Shared, Twins};
 use crate::region::Region;
 use crate::wait::{self, COMPARE, Stop};
+use crate::watch::Watch;
 use crate::{arch, calls, clock, fdt, gic, interpreter, ipi, kinds, psci, serial, watchdog};
 use arch::read_register;
 
@@ -535,6 +536,8 @@ fn make_core(
             _ => {}
         }
     }
+    let notes_all = plan.header.flags & plan_flag::CALLS != 0 || twins.receives();
+    let (records, dropped) = region.records_of(id, Context::Irq);
     Core {
         hot: Hot {
             pending: layout.pending + id as u64 * layout.sgi_count * size_of::<Pending>() as u64,
@@ -584,6 +587,7 @@ fn make_core(
         drop_state: Cell::new(0),
         masked_until: Cell::new(0),
         wait_until: Cell::new(0),
+        watch: Watch::new(notes_all, records, dropped),
         log_frame: Cell::new([0; 120]),
         log_length: Cell::new(0),
         log_daif: Cell::new(0),
@@ -606,7 +610,7 @@ fn set_vectors(address: u64) {
 
 /// The vector table for this core: the plain ones hold no trace of a twin.
 fn shared_vectors(core: &Core) -> u64 {
-    let twin = core.twins.late != 0 || core.twins.mask != 0;
+    let twin = core.twins.receives();
     if Shared::get().calls {
         return core::ptr::addr_of!(vectors_calls) as u64;
     }
@@ -800,7 +804,10 @@ fn participate(core: &'static Core) -> Result<(), Stop> {
             core::ptr::addr_of_mut!((*shared.status).state).write_volatile(run_state::RUNNING);
         }
     })?;
-    interpreter::run(core)?;
+    core.watch.begin();
+    let outcome = interpreter::run(core);
+    core.watch.end();
+    outcome?;
     core.inbox.posture.store(ReceiverState::Wfi.code(), Ordering::Release);
     wait::barrier(core, || {
         // SAFETY: as above.

@@ -15,6 +15,7 @@ use trace_ring::record::{PEER_ALL, ReceiverState};
 
 use crate::arch::{self, write_register};
 use crate::percore::{Core, NOBODY, Shared};
+use crate::watch::{self, Looker};
 use crate::{gic, ipi, watchdog};
 
 /// The run is to end: leave the program.
@@ -26,21 +27,28 @@ pub const COMPARE: u8 = 0x80;
 
 const CNTV_ENABLE: u64 = 1;
 
-fn arm_timer(deadline: u64) {
-    write_register!("cntv_cval_el0", deadline);
+fn arm_timer(core: &Core, at: u64) {
+    write_register!("cntv_cval_el0", at);
     write_register!("cntv_ctl_el0", CNTV_ENABLE);
     arch::instruction_barrier();
+    core.watch.armed.set(at);
 }
 
-fn disarm_timer() {
+fn disarm_timer(core: &Core) {
     write_register!("cntv_ctl_el0", 0);
     arch::instruction_barrier();
+    core.watch.armed.set(0);
 }
 
-/// The virtual timer's interrupt: the end of a wait, or of a `mask` twin's time.
-pub fn timer_interrupt(core: &'static Core) {
-    disarm_timer();
+/// The virtual timer's interrupt: a heartbeat, the end of a wait, or of a `mask` twin's time. `entry`: of its handler.
+pub fn timer_interrupt(core: &'static Core, entry: u64) {
+    let due = core.watch.armed.get();
+    disarm_timer(core);
+    if core.wait_until.get() != 0 {
+        watch::heartbeat(core, entry, due);
+    }
     let now = arch::counter_ordered();
+    let mut look_up = false;
     let masked_until = core.masked_until.get();
     if masked_until != 0 && now >= masked_until {
         core.masked_until.set(0);
@@ -52,19 +60,30 @@ pub fn timer_interrupt(core: &'static Core) {
     if tick_at != 0 && now >= tick_at {
         crate::calls::broadcast_tick(core);
         core.calls.tick_at.set(0);
+        look_up = true;
     }
-    if now >= core.wait_until.get() {
+    let wait_until = core.wait_until.get();
+    if wait_until != 0 && now >= wait_until {
         core.wait_until.set(0); // told once: a timer that stays in the past would interrupt for ever
+        look_up = true;
     }
-    core.inbox.attention.fetch_add(1, Ordering::Release);
+    let beat_at = core.watch.beat_at.get();
+    if beat_at != 0 && now >= beat_at {
+        core.watch.beat_at.set(now + core.watch.heartbeat.get());
+    }
+    // A heartbeat alone changes nothing that anybody waits for.
+    if look_up {
+        core.inbox.attention.fetch_add(1, Ordering::Release);
+    }
     rearm(core);
 }
 
+/// Arms the timer for whatever comes first.
 fn rearm(core: &Core) {
-    let times = [core.masked_until.get(), core.wait_until.get(), core.calls.tick_at.get()];
+    let times = [core.masked_until.get(), core.wait_until.get(), core.calls.tick_at.get(), core.watch.beat_at.get()];
     let next = times.into_iter().filter(|at| *at != 0).min();
     if let Some(at) = next {
-        arm_timer(at);
+        arm_timer(core, at);
     }
 }
 
@@ -87,8 +106,10 @@ pub fn until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) -
     let shared = Shared::get();
     crate::calls::say(core, doing::WAITING, PEER_ALL, 0, 0);
     core.wait_until.set(deadline);
+    core.watch.begin_wait();
     rearm(core);
     let feeds = watchdog::fed_by(core);
+    let mut looker = None;
     let outcome = loop {
         let seen = core.inbox.attention.load(Ordering::Acquire); // pairs with the Release of whoever bumped it
         if condition() {
@@ -107,53 +128,86 @@ pub fn until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) -
         }
         let posture = core.inbox.posture.load(Ordering::Acquire);
         core.inbox.posture_taken.store(posture, Ordering::Release);
-        let attention = || core.inbox.attention.load(Ordering::Relaxed) == seen;
-        core.enter_state(posture & 0x7F);
-        match posture {
-            COMPARE => {
-                while attention() {
-                    shared.exchange.answer();
-                    arch::yield_now();
-                }
-            }
-            posture if posture == ReceiverState::Spin.code() => {
-                while attention() {
-                    arch::yield_now();
-                }
-            }
-            posture if posture == ReceiverState::Wfe.code() => {
-                while attention() {
-                    arch::wait_for_event();
-                    arch::yield_now();
-                }
-            }
-            posture if posture == ReceiverState::Masked.code() => {
-                // Sleeps with interrupts masked, and takes them a little later: wakes without vectoring first.
-                arch::mask_interrupts();
-                while attention() {
-                    arch::sleep_and_answer();
-                }
-                arch::unmask_interrupts();
-            }
-            _ => {
-                arch::mask_interrupts();
-                while attention() {
-                    arch::sleep_and_answer();
-                }
-                arch::unmask_interrupts();
-            }
-        }
+        sit(core, posture, seen, &mut looker);
         core.enter_state(ReceiverState::Unknown.code());
     };
     core.wait_until.set(0);
-    disarm_timer();
-    if core.masked_until.get() != 0 {
-        rearm(core);
-    }
+    core.watch.end_wait();
+    disarm_timer(core);
+    rearm(core); // what goes on beside waits: a twin's time, a tick
     if outcome.is_ok() {
         crate::calls::say_running(core);
     }
     outcome
+}
+
+/// Stays in a posture until `attention` is no longer as it was `seen`. `looker`: of the loop before, if that polled, too.
+#[inline(always)]
+fn sit(core: &'static Core, posture: u8, seen: u32, looker: &mut Option<Looker>) {
+    let attention = || core.inbox.attention.load(Ordering::Relaxed) == seen;
+    let watched = core.watch.gap.get() != 0;
+    if posture != ReceiverState::Spin.code() && looker.take().is_some() {
+        core.watch.stop_looking();
+    }
+    match posture {
+        COMPARE => {
+            core.enter_state(ReceiverState::Unknown.code());
+            let exchange = &Shared::get().exchange;
+            while attention() {
+                exchange.answer();
+                arch::yield_now();
+            }
+        }
+        posture if posture == ReceiverState::Spin.code() => {
+            core.enter_state(posture);
+            if watched {
+                return look_about(core, looker, attention, || {});
+            }
+            while attention() {
+                arch::yield_now();
+            }
+        }
+        posture if posture == ReceiverState::Wfe.code() => {
+            core.enter_state(posture);
+            while attention() {
+                arch::wait_for_event();
+                arch::yield_now();
+            }
+        }
+        posture if posture == ReceiverState::Masked.code() => {
+            // Sleeps with interrupts masked, and takes them a little later: wakes without vectoring first.
+            core.enter_state(posture);
+            arch::mask_interrupts();
+            while attention() {
+                arch::sleep_and_answer();
+            }
+            arch::unmask_interrupts();
+        }
+        _ => {
+            core.enter_state(ReceiverState::Wfi.code());
+            arch::mask_interrupts();
+            while attention() {
+                arch::sleep_and_answer();
+            }
+            arch::unmask_interrupts();
+        }
+    }
+}
+
+/// Polls with YIELD while `attention`, looks at the counter now and then, and does `work` each turn.
+#[inline(never)]
+fn look_about(core: &'static Core, looker: &mut Option<Looker>, attention: impl Fn() -> bool, mut work: impl FnMut()) {
+    let looker = looker.get_or_insert_with(|| Looker::new(core));
+    while attention() {
+        for _ in 0..watch::TURNS {
+            if !attention() {
+                break;
+            }
+            work();
+            arch::yield_now();
+        }
+        looker.look(core);
+    }
 }
 
 /// Sleeps in WFI for at most so many ticks, answering what wakes it. For waits whose end nobody tells: they look again.
@@ -162,10 +216,12 @@ pub fn nap(core: &'static Core, ticks: u64) {
     // Masked before the timer is armed: an interrupt of it that came before the WFI would leave nothing to wake from.
     arch::mask_interrupts();
     core.wait_until.set(arch::counter() + ticks);
+    core.watch.begin_wait();
     rearm(core);
     arch::sleep_and_answer();
     core.wait_until.set(0);
-    disarm_timer();
+    core.watch.end_wait();
+    disarm_timer(core);
     rearm(core);
     arch::unmask_interrupts();
     core.enter_state(ReceiverState::Unknown.code());
