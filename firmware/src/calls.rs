@@ -15,13 +15,13 @@ use trace_ring::calls::{
 };
 use trace_ring::layout::{Context, abort_reason};
 use trace_ring::mailbox;
-use trace_ring::plan::{TraceLevel, plan_flag, twin_kind};
+use trace_ring::plan::{TraceLevel, plan_flag};
 use trace_ring::record::{Event, FLAG_SYNCHRONOUS, FRAME_SENDER, Kind, PEER_ALL, SLOT_SHIFT};
 
-use crate::ipi::{self, Dice, OFF, Series};
+use crate::ipi::{self, OFF, Series};
 use crate::percore::{Core, Shared};
 use crate::wait::Stop;
-use crate::{arch, callbacks, clock, sgi, unwind, wait};
+use crate::{arch, callbacks, clock, sgi, twins, unwind, wait};
 
 // The caller's return address is the call site, as Linux's _RET_IP_ is. It stands in x30 and nowhere else, so these hand it on.
 core::arch::global_asm!(
@@ -212,22 +212,6 @@ pub struct Sender {
     pub callback: u64,
 }
 
-/// Whether the `drop` twin strikes.
-fn dropped(core: &Core, target: &Core) -> bool {
-    let twin =
-        Shared::get().twins_of(core.id).find(|twin| twin.kind == twin_kind::DROP && u64::from(twin.peer) == target.id);
-    let Some(twin) = twin else { return false };
-    let cell = &core.drop_state;
-    let mut dice = Dice { state: if cell.get() == 0 { twin.seed } else { cell.get() }, rate: twin.rate };
-    let strikes = dice.strikes();
-    cell.set(dice.state);
-    if strikes {
-        // SAFETY: this core's own truth line.
-        unsafe { (*core.truth).dropped += 1 };
-    }
-    strikes
-}
-
 /// Puts this core's next message to a target into the mailbox.
 fn post(series: &Series, time: u64) -> u32 {
     let number = series.number.load(Ordering::Relaxed).wrapping_add(1);
@@ -242,7 +226,7 @@ fn post(series: &Series, time: u64) -> u32 {
     number
 }
 
-/// Sends one SGI to one core, from any context. Returns the send time.
+/// Sends one SGI to one core, from any context. Returns the true send time.
 ///
 /// IRQs are masked from the message's number to the write: a handler of this core's own may send to the same target.
 pub fn send_one(core: &'static Core, target: &'static Core, kind: IpiKind, slot: u32, sender: Sender) -> u64 {
@@ -250,22 +234,23 @@ pub fn send_one(core: &'static Core, target: &'static Core, kind: IpiKind, slot:
         let intid = kind.intid();
         let series = Series::new(core, target, intid, slot, false);
         let value = sgi::to_core(target.affinity, intid);
-        let drops = dropped(core, target);
-        let before = arch::counter_ordered();
+        let twins = twins::concerns(core, target);
+        let since = arch::counter_ordered();
+        let before = twins::stamp(core, since);
         let number = post(&series, before);
-        if drops {
-            arch::publish_stores();
+        if twins {
+            ipi::send_by_fate(core, target, intid);
         } else {
             sgi::send(value);
         }
-        let window = arch::counter().wrapping_sub(before);
+        let window = arch::counter().wrapping_sub(since);
         let peer = target.id as u16;
         let arg = (u64::from(slot) << SLOT_SHIFT) + window;
         record(core, Event { t: before, kind: Kind::Send, flags: 0, peer, msg: number, intid, extra: 0, arg });
         if traced() {
             tell_site(core, before, peer, number, intid, sender);
         }
-        before
+        since
     })
 }
 
@@ -298,7 +283,9 @@ pub fn send_many(core: &'static Core, targets: &CoreMask, kind: IpiKind, row: u3
         let mut written = CoreMask::default();
         let mut first = 0;
         let mut group: Option<(u64, u64)> = None; // (affinity / 16, target list)
+        let mut hold = 0; // of the group, by a twin
         let mut at = 0;
+        let mut begun = 0;
         let mut stamp = 0;
         let ids = || (0..shared.core_count as u16).filter(|id| targets.contains(*id));
         // A group ends where the next target's affinity differs from it in anything but the list; the last, at the end.
@@ -308,27 +295,39 @@ pub fn send_many(core: &'static Core, targets: &CoreMask, kind: IpiKind, row: u3
             if let Some((open, list)) = group
                 && (id.is_none() || key.is_some_and(|key| key != open))
             {
+                twins::hold_back(core, core::mem::take(&mut hold));
                 sgi::send(sgi::to_list(open << 4, intid, list));
                 at = arch::counter();
                 group = None;
             }
             let Some(target) = target else { continue };
             if group.is_none() {
-                stamp = arch::counter_ordered();
-                if first == 0 {
-                    first = stamp;
+                let now = arch::counter_ordered();
+                stamp = twins::stamp(core, now);
+                if begun == 0 {
+                    (begun, first) = (now, stamp);
                 }
             }
             post(&Series::new(core, target, intid, row + target.id as u32, false), stamp);
             let list = group.map_or(0, |(_, list)| list);
-            let bit = if dropped(core, target) { 0 } else { 1 << (target.affinity & 0xF) };
+            let own = 1 << (target.affinity & 0xF);
+            let bit = if twins::concerns(core, target) {
+                let fate = twins::fate(core, target);
+                hold += fate.hold;
+                if let Some(other) = fate.to.filter(|other| *other != target.affinity) {
+                    sgi::send(sgi::to_core(other, intid));
+                }
+                if fate.to == Some(target.affinity) { own } else { 0 }
+            } else {
+                own
+            };
             group = Some((target.affinity >> 4, list | bit));
             written.insert(target.id as u16);
         }
-        if first == 0 {
+        if begun == 0 {
             return; // an empty set: nothing was written, nothing is recorded
         }
-        let window = u32::try_from(at.wrapping_sub(first)).unwrap_or(u32::MAX);
+        let window = u32::try_from(at.wrapping_sub(begun)).unwrap_or(u32::MAX);
         let mut left = written.0.iter().filter(|word| **word != 0).count() as u8;
         for (word, mask) in written.0.into_iter().enumerate().filter(|(_, mask)| *mask != 0) {
             left -= 1;
@@ -386,7 +385,7 @@ fn csd_lock_wait(core: &'static Core, descriptor: Descriptor, site: u64) -> Resu
                 record(
                     core,
                     Event {
-                        t: arch::counter(),
+                        t: twins::now(core),
                         kind: Kind::CallWait,
                         flags: 0,
                         peer: waits_for,
@@ -421,7 +420,7 @@ fn enqueue(core: &Core, descriptor: Descriptor, target: &Core, request: Request)
     let Request { function, info, sync, site, kind } = request;
     let intid = kind.intid();
     let address = callbacks::address(function);
-    let now = arch::counter_ordered();
+    let now = twins::now(core);
     let flags = if sync { call_flag::SYNCHRONOUS } else { 0 };
     descriptor.fill(CallDescriptor {
         function: address,
@@ -714,7 +713,7 @@ fn execute(core: &'static Core, call: &CallDescriptor, index: u32, kind: IpiKind
         extra: call.generation as u8,
         arg: low(call.function) | low(call.info) << 32,
     };
-    let begun = arch::counter_ordered();
+    let begun = twins::now(core);
     if traced() {
         record(core, event(Kind::FunctionEntry, begun));
     }
@@ -727,7 +726,7 @@ fn execute(core: &'static Core, call: &CallDescriptor, index: u32, kind: IpiKind
     }
     core.calls.begun.set(core.calls.begun.get() + 1);
     callbacks::run(call.function, call.info);
-    let ended = arch::counter_ordered();
+    let ended = twins::now(core);
     // SAFETY: as above.
     unsafe {
         core::ptr::addr_of_mut!((*live).function).write_volatile(0);

@@ -7,6 +7,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arch::{self, read_register};
+use crate::percore::Core;
+use crate::twins;
 use trace_ring::layout::clock_flag;
 
 static HZ: AtomicU64 = AtomicU64::new(0);
@@ -46,14 +48,14 @@ pub struct SelfTest {
 /// Steps between reads are as long as a read takes, so the smallest of them says nothing of the counter's own step. Their
 /// greatest common divisor does: a counter that advances by 20 at a time shows multiples of 20 only. The odd instruction keeps
 /// a machine of constant speed (counted instructions) from showing one step for ever.
-pub fn self_test() -> SelfTest {
+pub fn self_test(core: &Core) -> SelfTest {
     let mut test = SelfTest { read_cost_min: u32::MAX, ..SelfTest::default() };
-    let mut last = arch::counter_ordered();
+    let mut last = twins::now(core);
     for round in 0..256 {
         if round & 1 == 1 {
             arch::no_operation();
         }
-        let now = arch::counter_ordered();
+        let now = twins::now(core);
         match now.checked_sub(last) {
             None => test.backwards += 1,
             Some(step) => {
@@ -99,11 +101,11 @@ impl Exchange {
     }
 
     /// The boot core's side: bounds of the other core's counter minus ours, or `None` when it did not answer in time.
-    pub fn ask(&self, deadline: u64) -> Option<(i64, i64)> {
+    pub fn ask(&self, core: &Core, deadline: u64) -> Option<(i64, i64)> {
         let (mut low, mut high) = (i64::MIN, i64::MAX);
         for _ in 0..ROUNDS {
             let round = self.round.load(Ordering::Relaxed) + 1;
-            let before = arch::counter_ordered();
+            let before = twins::now(core);
             self.round.store(round, Ordering::Release); // pairs with the Acquire in `answer`
             while self.answer.load(Ordering::Acquire) != round {
                 if arch::counter() > deadline {
@@ -111,7 +113,7 @@ impl Exchange {
                 }
                 arch::yield_now();
             }
-            let after = arch::counter_ordered();
+            let after = twins::now(core);
             let stamp = self.stamp.load(Ordering::Relaxed);
             low = low.max(stamp.wrapping_sub(after) as i64);
             high = high.min(stamp.wrapping_sub(before) as i64);
@@ -120,10 +122,10 @@ impl Exchange {
     }
 
     /// The other core's side: answers one round if there is a new one.
-    pub fn answer(&self) {
+    pub fn answer(&self, core: &Core) {
         let round = self.round.load(Ordering::Acquire); // pairs with the Release in `ask`
         if round != self.answer.load(Ordering::Relaxed) {
-            self.stamp.store(arch::counter_ordered(), Ordering::Relaxed);
+            self.stamp.store(twins::now(core), Ordering::Relaxed);
             self.answer.store(round, Ordering::Release); // pairs with the Acquire in `ask`
         }
     }

@@ -70,7 +70,7 @@ fn core_id() -> i64 {
 fn take_down(esr: u64) -> ! {
     if let (Some(core), Some(shared)) = (Core::try_this(), Shared::try_get()) {
         core.lane(Context::Fault).append_bounded(Event {
-            t: arch::counter(),
+            t: crate::twins::now(core),
             kind: Kind::Fault,
             flags: 0,
             peer: PEER_ALL,

@@ -202,9 +202,7 @@ pub fn set_up_core(redistributor: Redistributor, timer: u32) -> bool {
     for offset in [0u64, 4] {
         write(sgi + 0x400 + offset, PRIORITY); // GICR_IPRIORITYR0, 1: SGIs 0..=7
     }
-    let byte = sgi + 0x400 + u64::from(timer & !3);
-    let shift = (timer & 3) * 8;
-    write(byte, read(byte) & !(0xFF << shift) | 0xA0 << shift);
+    set_priority(base, timer, PRIORITY & 0xFF);
     write(sgi + 0x100, ours); // GICR_ISENABLER0: writing ones sets
     wait_until(|| read(base) & 1 << 3 == 0); // GICR_CTLR.RWP
     if !enable_system_registers() {
@@ -225,10 +223,41 @@ const URGENT: u32 = 0x20;
 
 /// Raises an SGI's priority above that of the others, or lowers it to theirs. On this core's own frame.
 pub fn set_urgent(redistributor: u64, intid: u32, urgent: bool) {
-    let byte = redistributor + SGI_FRAME + 0x400 + u64::from(intid & !3); // GICR_IPRIORITYR
-    let shift = (intid & 3) * 8;
-    let priority = if urgent { URGENT } else { PRIORITY & 0xFF };
-    write(byte, read(byte) & !(0xFF << shift) | priority << shift);
+    set_priority(redistributor, intid, if urgent { URGENT } else { PRIORITY & 0xFF });
+    synchronize_frame(redistributor);
+}
+
+/// The word of GICR_IPRIORITYR that holds an INTID's priority, and where in it.
+fn priority_field(redistributor: u64, intid: u32) -> (u64, u32) {
+    (redistributor + SGI_FRAME + 0x400 + u64::from(intid & !3), (intid & 3) * 8)
+}
+
+fn priority(redistributor: u64, intid: u32) -> u32 {
+    let (word, shift) = priority_field(redistributor, intid);
+    read(word) >> shift & 0xFF
+}
+
+fn set_priority(redistributor: u64, intid: u32, priority: u32) {
+    let (word, shift) = priority_field(redistributor, intid);
+    write(word, read(word) & !(0xFF << shift) | priority << shift);
+}
+
+/// Lowers the priority of those of these SGIs that have the usual one so far that no value of ICC_PMR_EL1 lets them pass (the `stall`
+/// twin); returns which. On this core's own frame.
+pub fn hold_back(redistributor: u64, sgis: u32) -> u32 {
+    const LOWEST: u32 = 0xFF;
+    let usual = |intid: &u32| sgis & 1 << intid != 0 && priority(redistributor, *intid) == PRIORITY & 0xFF;
+    let held = (0..16).filter(usual).fold(0, |held, intid| held | 1 << intid);
+    (0..16).filter(|intid| held & 1 << intid != 0).for_each(|intid| set_priority(redistributor, intid, LOWEST));
+    synchronize_frame(redistributor);
+    held
+}
+
+/// Gives these SGIs the usual priority again.
+pub fn let_through(redistributor: u64, sgis: u32) {
+    (0..16)
+        .filter(|intid| sgis & 1 << intid != 0)
+        .for_each(|intid| set_priority(redistributor, intid, PRIORITY & 0xFF));
     synchronize_frame(redistributor);
 }
 

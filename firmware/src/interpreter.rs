@@ -15,14 +15,14 @@ use crate::console::line;
 use crate::ipi::{self, OFF, Waiting};
 use crate::percore::{Core, Shared};
 use crate::wait::{self, Stop};
-use crate::{arch, calls, clock, kinds, watchdog};
+use crate::{arch, calls, clock, kinds, twins, watchdog};
 
 /// Loops nest this deep.
 const LOOP_DEPTH: usize = 4;
 
 fn record(core: &Core, kind: Kind, extra: u8, msg: u32) {
     if Shared::get().mode != OFF {
-        let t = arch::counter_ordered();
+        let t = twins::now(core);
         let event = Event { t, kind, flags: 0, peer: PEER_ALL, msg, intid: 0xFF, extra, arg: 0 };
         core.lane(Context::Thread).append_bounded(event);
     }

@@ -11,14 +11,14 @@ use trace_ring::calls::doing;
 use trace_ring::histogram;
 use trace_ring::layout::{Context, HISTOGRAM_BYTES, PairSlot};
 use trace_ring::mailbox;
-use trace_ring::plan::{LAST_MEASURED_SGI, WAKE_SGI, twin_kind};
+use trace_ring::plan::{LAST_MEASURED_SGI, WAKE_SGI};
 use trace_ring::record::{
     Event, FLAG_DELIVERED, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING, Retired,
     SLOT_SHIFT,
 };
 
 use crate::percore::{BARE, BROADCAST, CARE, Core, Mail, Pending, Shared, place};
-use crate::{arch, calls, gic, sgi, watch};
+use crate::{arch, calls, gic, sgi, twins, watch};
 
 /// How a routine records: nothing.
 pub const OFF: u8 = 0;
@@ -260,7 +260,7 @@ fn answer<const MODE: u8>(core: &'static Core, sender: u64, intid: u64, entry: u
             }
         }
     }
-    if age < 0 && age + (arch::counter_ordered().wrapping_sub(entry) as i64) < 0 {
+    if age < 0 && age + (twins::now(core).wrapping_sub(entry) as i64) < 0 {
         // Not only the entry, which another interrupt may have caused: this very moment lies before the message that is here.
         // SAFETY: this core's own entry.
         unsafe { (*core.entry).untimed += 1 };
@@ -321,7 +321,7 @@ pub fn other_interrupt<const MODE: u8>(entry: u64, core: &'static Core, intid: u
         // SAFETY: this core's own entry.
         unsafe { (*core.entry).spurious_intids += 1 };
         let event = Event {
-            t: entry,
+            t: twins::stamp(core, entry),
             kind: Kind::SpuriousIntid,
             flags: 0,
             peer: PEER_ALL,
@@ -334,7 +334,7 @@ pub fn other_interrupt<const MODE: u8>(entry: u64, core: &'static Core, intid: u
     }
     if intid <= u64::from(LAST_MEASURED_SGI) {
         // An SGI that the plan does not use: nobody of ours sent it.
-        empty_acknowledge::<MODE>(entry, core, intid);
+        empty_acknowledge::<MODE>(twins::stamp(core, entry), core, intid);
         return sgi::end_of_interrupt(intid);
     }
     // SAFETY: this core's own entry.
@@ -349,7 +349,7 @@ pub fn other_interrupt<const MODE: u8>(entry: u64, core: &'static Core, intid: u
 #[cold]
 #[inline(never)]
 fn stage<const MODE: u8>(core: &Core, which: u8, intid: u64) {
-    let t = arch::counter_ordered();
+    let t = twins::now(core);
     let event =
         Event { t, kind: Kind::Stage, flags: 0, peer: PEER_ALL, msg: 0, intid: intid as u8, extra: which, arg: 0 };
     emit::<MODE>(core, Context::Irq, event);
@@ -367,7 +367,10 @@ extern "C" fn irq_wide(entry: u64, core: &'static Core) {
 }
 
 fn receive_wide<const MODE: u8>(entry: u64, core: &'static Core) {
-    let acknowledged = sgi::acknowledge();
+    receive_acknowledged::<MODE>(entry, core, sgi::acknowledge());
+}
+
+fn receive_acknowledged<const MODE: u8>(entry: u64, core: &'static Core, acknowledged: u64) {
     let intid = acknowledged & 0xFF_FFFF;
     if intid >= core.hot.sgi_count {
         return other_interrupt::<MODE>(entry, core, intid); // as in `receive`
@@ -379,25 +382,26 @@ fn receive_wide<const MODE: u8>(entry: u64, core: &'static Core) {
     receive_rare::<MODE>(entry, core, acknowledged, senders);
 }
 
-/// The vector table of a core with a twin on its receive side calls this. `entry` is the true one; the twin's is later.
+/// The vector table of a core with a twin on its receive side calls this. `entry` is the true one; the twin's may be another.
 #[unsafe(no_mangle)]
 extern "C" fn irq_twin(entry: u64, core: &'static Core) {
-    let mut stamp = entry;
     watch::note(core, Context::Irq, entry);
-    // Wake-ups and the timer are the kit's own: a twin leaves them alone.
-    if sgi::highest_pending() > u64::from(LAST_MEASURED_SGI) {
-        return irq_wide(stamp, core);
+    // Before the acknowledge: to everybody else a late core has the SGI pending.
+    let next = sgi::highest_pending();
+    let taken = if twins::is_measured(core, next) { twins::before(core, entry, next) } else { entry };
+    let acknowledged = sgi::acknowledge();
+    let intid = acknowledged & 0xFF_FFFF;
+    let measured = twins::is_measured(core, intid);
+    let stamp = if measured { twins::stamp(core, taken) } else { entry };
+    match Shared::get().mode {
+        OFF => receive_acknowledged::<OFF>(stamp, core, acknowledged),
+        STAGES => receive_acknowledged::<STAGES>(stamp, core, acknowledged),
+        _ => receive_acknowledged::<BOUNDED>(stamp, core, acknowledged),
     }
-    if core.twins.late != 0 {
-        while stamp.wrapping_sub(entry) < core.twins.late {
-            stamp = arch::counter();
-        }
-        // SAFETY: this core's own truth line.
-        unsafe { (*core.truth).delayed += 1 };
-    }
-    irq_wide(stamp, core);
-    if core.twins.mask != 0 {
-        crate::wait::mask_twin(core);
+    if measured {
+        twins::after(core, intid);
+    } else {
+        twins::let_through(core);
     }
     core.watch.was_busy();
 }
@@ -445,24 +449,6 @@ impl Series {
     }
 }
 
-/// xorshift64*, drawn by the `drop` twin (S. Vigna, "An experimental exploration of Marsaglia's xorshift generators").
-pub struct Dice {
-    /// Where the generator stands, not 0.
-    pub state: u64,
-    /// A strike's probability in units of 2^-32.
-    pub rate: u64,
-}
-
-impl Dice {
-    /// Draws.
-    pub fn strikes(&mut self) -> bool {
-        self.state ^= self.state >> 12;
-        self.state ^= self.state << 25;
-        self.state ^= self.state >> 27;
-        self.state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32 < self.rate
-    }
-}
-
 /// How a message is sent when an operation says so.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Waiting {
@@ -476,49 +462,36 @@ pub enum Waiting {
 pub fn send_series(core: &'static Core, target: &'static Core, intid: u8, slot: u32, count: u32, waiting: Waiting) {
     let shared = Shared::get();
     let series = Series::new(core, target, intid, slot, false);
-    let mut drop_twins =
-        shared.twins_of(core.id).filter(|twin| twin.kind == twin_kind::DROP && u64::from(twin.peer) == target.id);
-    match (drop_twins.next(), waiting, shared.mode) {
-        // The twin's routine is its own; the others hold no trace of it.
-        (Some(twin), ..) => {
-            let cell = &core.drop_state;
-            let state = if cell.get() == 0 { twin.seed } else { cell.get() };
-            let mut dice = Dice { state, rate: twin.rate };
-            run::<BOUNDED, true>(core, &series, count, waiting == Waiting::ForAnswer, &mut dice);
-            cell.set(dice.state);
-        }
-        (None, Waiting::ForAnswer, IPI) => ping_traced(core, &series, count),
-        (None, Waiting::ForAnswer, OFF) => ping_untraced(core, &series, count),
-        (None, _, mode) => {
-            let mut dice = Dice { state: 1, rate: 0 };
-            let wait = waiting == Waiting::ForAnswer;
-            match mode {
-                OFF => run::<OFF, false>(core, &series, count, wait, &mut dice),
-                IPI => run::<IPI, false>(core, &series, count, wait, &mut dice),
-                _ => run::<BOUNDED, false>(core, &series, count, wait, &mut dice),
-            }
-        }
+    let wait = waiting == Waiting::ForAnswer;
+    match (twins::concerns(core, target), wait, shared.mode) {
+        // The twins' routine is their own; the others hold no trace of it.
+        (true, _, OFF) => run::<OFF, TWIN>(core, &series, count, wait),
+        (true, ..) => run::<BOUNDED, TWIN>(core, &series, count, wait),
+        (false, true, IPI) => ping_traced(core, &series, count),
+        (false, true, OFF) => ping_untraced(core, &series, count),
+        (false, _, OFF) => run::<OFF, PLAIN>(core, &series, count, wait),
+        (false, _, IPI) => run::<IPI, PLAIN>(core, &series, count, wait),
+        (false, ..) => run::<BOUNDED, PLAIN>(core, &series, count, wait),
     }
 }
 
+/// A series as it should be.
+const PLAIN: u8 = 0;
+/// A series that fault twins may touch.
+const TWIN: u8 = 1;
+
 #[inline(never)]
 fn ping_traced(core: &'static Core, series: &Series, count: u32) {
-    run::<IPI, false>(core, series, count, true, &mut Dice { state: 1, rate: 0 });
+    run::<IPI, PLAIN>(core, series, count, true);
 }
 
 #[inline(never)]
 fn ping_untraced(core: &'static Core, series: &Series, count: u32) {
-    run::<OFF, false>(core, series, count, true, &mut Dice { state: 1, rate: 0 });
+    run::<OFF, PLAIN>(core, series, count, true);
 }
 
 #[inline(always)]
-fn run<const MODE: u8, const DROP: bool>(
-    core: &'static Core,
-    series: &Series,
-    count: u32,
-    wait: bool,
-    dice: &mut Dice,
-) {
+fn run<const MODE: u8, const WAY: u8>(core: &'static Core, series: &Series, count: u32, wait: bool) {
     let value = sgi::to_core(series.target.affinity, series.intid);
     let send_tail = Event {
         t: 0,
@@ -538,18 +511,17 @@ fn run<const MODE: u8, const DROP: bool>(
     while sent != goal {
         number = number.wrapping_add(1);
         sent += 1;
-        let before = arch::counter_ordered();
+        let since = arch::counter_ordered();
+        let before = if WAY == TWIN { twins::stamp(core, since) } else { since };
         series.mail.word.store(mailbox::pack(before, number), Ordering::Relaxed);
         // Release: pairs with the receiver's swap; the word above is visible with the bit.
         series.pending.fetch_or(series.bit, Ordering::Release);
-        if DROP && dice.strikes() {
-            // SAFETY: this core's own truth line.
-            unsafe { (*core.truth).dropped += 1 };
-            arch::publish_stores();
+        if WAY == TWIN {
+            send_by_fate(core, series.target, series.intid);
         } else {
             sgi::send(value);
         }
-        let window = arch::counter().wrapping_sub(before);
+        let window = arch::counter().wrapping_sub(since);
         // SAFETY: as above. Volatile: the host may look at any time.
         unsafe { core::ptr::addr_of_mut!((*series.slot).sent).write_volatile(sent) };
         // A window of 2^40 ticks lies beyond every deadline.
@@ -559,7 +531,7 @@ fn run<const MODE: u8, const DROP: bool>(
             arch::yield_now();
             if series.answered.load(Ordering::Acquire) != number {
                 series.number.store(number, Ordering::Relaxed);
-                if !wait_for_answer(core, series, before) {
+                if !wait_for_answer(core, series, since) {
                     break;
                 }
             }
@@ -568,6 +540,16 @@ fn run<const MODE: u8, const DROP: bool>(
     series.number.store(number, Ordering::Relaxed);
     // SAFETY: as above.
     unsafe { (*series.slot).busy += arch::counter_ordered().wrapping_sub(begun) };
+}
+
+/// Sends an SGI as the twins of this core have it.
+pub fn send_by_fate(core: &'static Core, target: &'static Core, intid: u8) {
+    let fate = twins::fate(core, target);
+    twins::hold_back(core, fate.hold);
+    match fate.to {
+        Some(affinity) => sgi::send(sgi::to_core(affinity, intid)),
+        None => arch::publish_stores(),
+    }
 }
 
 /// Polls for the answer to the newest message; looks at the target's redistributor once, and retires the message after T.
@@ -623,7 +605,7 @@ fn look(series: &Series) -> u64 {
 
 fn evidence(core: &Core, series: &Series, kind: Kind, extra: u8, number: u32, arg: u64) {
     if Shared::get().mode != OFF {
-        let t = arch::counter();
+        let t = twins::now(core);
         let peer = series.target.id as u16;
         let event = Event { t, kind, flags: 0, peer, msg: number, intid: series.intid, extra, arg };
         core.lane(Context::Thread).append_bounded(event);
@@ -714,10 +696,12 @@ pub fn broadcast(core: &'static Core, intid: u8, slot: u32, count: u32) {
         }
         let broadcasts = row.broadcasts.load(Ordering::Relaxed).wrapping_add(1);
         row.broadcasts.store(broadcasts, Ordering::Relaxed);
-        let before = arch::counter_ordered();
+        let begun = arch::counter_ordered();
+        let before = twins::stamp(core, begun);
         row.broadcast_time.store(before, Ordering::Relaxed);
+        twins::hold_back(core, twins::broadcast_hold(core));
         sgi::send(value);
-        let window = arch::counter().wrapping_sub(before);
+        let window = arch::counter().wrapping_sub(begun);
         if shared.mode != OFF {
             core.lane(Context::Thread).append_bounded(Event {
                 t: before,
@@ -731,7 +715,7 @@ pub fn broadcast(core: &'static Core, intid: u8, slot: u32, count: u32) {
             });
         }
         for target in others() {
-            if !wait_for_answer(core, &Series::new(core, target, intid, slot + target.id as u32, true), before) {
+            if !wait_for_answer(core, &Series::new(core, target, intid, slot + target.id as u32, true), begun) {
                 return;
             }
         }

@@ -18,8 +18,8 @@ use trace_ring::record::{Event, FLAG_NMI, FLAG_PSEUDO_NMI, FRAME_TARGET, Kind, P
 use crate::arch::{read_register, write_register};
 use crate::ipi::{self, BOUNDED, OFF};
 use crate::percore::{Core, Shared};
-use crate::wait::{self, Stop};
-use crate::{arch, calls, gic, sgi, unwind, watch};
+use crate::wait::Stop;
+use crate::{arch, calls, gic, sgi, twins, unwind, watch};
 
 /// What the vector saved: x0..x30, ELR_EL1, SPSR_EL1, and a frame record.
 #[repr(C)]
@@ -80,14 +80,12 @@ fn keep_nmis_out(core: &Core, cleared: bool) {
 #[unsafe(no_mangle)]
 extern "C" fn irq_calls(mut entry: u64, core: &'static Core, frame: &Frame) {
     let taken = entry;
-    let late = core.twins.late;
-    if late != 0 && sgi::highest_pending() < u64::from(IpiKind::Wakeup.intid()) {
-        let begun = entry;
-        while entry.wrapping_sub(begun) < late {
-            entry = arch::counter();
+    let twins = core.twins.receives;
+    if twins {
+        let next = sgi::highest_pending();
+        if twins::is_measured(core, next) {
+            entry = twins::before(core, entry, next);
         }
-        // SAFETY: this core's own truth line.
-        unsafe { (*core.truth).delayed += 1 };
     }
     // ISR_EL1.IS: the pending interrupt has superpriority (DDI 0487, D24.2.75). ICC_IAR1_EL1 says 1022 for it.
     const SUPERIOR_PENDS: u64 = 1022;
@@ -105,8 +103,11 @@ extern "C" fn irq_calls(mut entry: u64, core: &'static Core, frame: &Frame) {
     let Some(kind) = kind else {
         core.calls.context.set(Context::Irq as u8);
         match Shared::get().mode {
-            OFF => ipi::other_interrupt::<OFF>(entry, core, intid),
-            _ => ipi::other_interrupt::<BOUNDED>(entry, core, intid),
+            OFF => ipi::other_interrupt::<OFF>(taken, core, intid),
+            _ => ipi::other_interrupt::<BOUNDED>(taken, core, intid),
+        }
+        if twins {
+            twins::let_through(core);
         }
         core.calls.context.set(before);
         return;
@@ -116,8 +117,12 @@ extern "C" fn irq_calls(mut entry: u64, core: &'static Core, frame: &Frame) {
         // SAFETY: this core's own entry.
         unsafe { (*core.entry).other_interrupts += 1 };
         watch::note(core, Context::Irq, taken);
+        if twins {
+            twins::let_through(core);
+        }
         return sgi::end_of_interrupt(acknowledged);
     }
+    entry = twins::stamp(core, entry);
     let urgent = matches!(kind, IpiKind::CrashStop | IpiKind::Backtrace);
     let delivery = match (superior, urgent && core.calls.delivery.get() == Delivery::PseudoNmi as u8) {
         (true, _) => Delivery::Nmi,
@@ -160,8 +165,8 @@ extern "C" fn irq_calls(mut entry: u64, core: &'static Core, frame: &Frame) {
     if matches!(kind, IpiKind::Stop | IpiKind::CrashStop) {
         park(core, kind);
     }
-    if core.twins.mask != 0 && kind != IpiKind::Wakeup {
-        wait::mask_twin(core);
+    if twins && twins::is_measured(core, intid) {
+        twins::after(core, intid);
     }
     end(core, context);
     core.calls.context.set(before);
@@ -200,7 +205,7 @@ fn nothing_asked(entry: u64, core: &'static Core, kind: IpiKind, flags: u8) {
 
 fn stage(core: &Core, kind: IpiKind, which: u8) {
     if matches!(Shared::get().level, TraceLevel::Stages | TraceLevel::Calls) {
-        let t = arch::counter_ordered();
+        let t = twins::now(core);
         let intid = kind.intid();
         let event = Event { t, kind: Kind::Stage, flags: 0, peer: PEER_ALL, msg: 0, intid, extra: which, arg: 0 };
         calls::record(core, event);
@@ -250,7 +255,7 @@ fn park(core: &'static Core, by: IpiKind) {
     loop {
         arch::sleep();
         let acknowledged = sgi::acknowledge();
-        let entry = arch::counter();
+        let entry = twins::stamp(core, arch::counter());
         let intid = acknowledged & 0xFF_FFFF;
         let woken = intid == u64::from(wakeup.intid()) && ipi::is_asked(core, intid);
         if woken {
@@ -280,7 +285,7 @@ fn park(core: &'static Core, by: IpiKind) {
 
 fn tell_park(core: &Core, by: IpiKind, which: u8) {
     if calls::traced() {
-        let t = arch::counter_ordered();
+        let t = twins::now(core);
         let intid = by.intid();
         calls::record(
             core,
@@ -368,6 +373,7 @@ pub fn set_delivery(core: &Core, wanted: Delivery) {
         _ => Delivery::Irq,
     };
     arch::without_interrupts(|| {
+        twins::let_through(core);
         for kind in [IpiKind::CrashStop, IpiKind::Backtrace] {
             let intid = u32::from(kind.intid());
             if features & core_feature::NMI != 0 {

@@ -19,6 +19,7 @@
 //! | `clock` | the counter and its self-test |
 //! | `exception`, `log` | faults and panics; defmt |
 //! | `options`, `serial` | boot arguments; results over the console after the run |
+//! | `twins` | fault twins |
 //! | `watchdog` | those that a boot loader left running |
 #![cfg_attr(target_os = "none", no_std, no_main)]
 // On a host only what knows no hardware is built, for its tests.
@@ -66,6 +67,8 @@ mod serial;
 mod sgi;
 #[cfg(target_os = "none")]
 mod target;
+#[cfg(target_os = "none")]
+mod twins;
 #[cfg(target_os = "none")]
 mod unwind;
 #[cfg(target_os = "none")]

@@ -18,6 +18,7 @@ use trace_ring::writer::LaneWriter;
 
 use crate::arch::{read_register, write_register};
 use crate::clock::Exchange;
+use crate::twins::{self, Dice, Twins};
 use crate::watch::Watch;
 
 /// One sender's mailbox for one target and INTID: 16 bytes, which the receiver takes with one load of a pair.
@@ -115,8 +116,8 @@ pub struct Core {
     pub calls: Calls,
     /// Its twins.
     pub twins: Twins,
-    /// Where the `drop` twin's generator stands; 0: at its seed.
-    pub drop_state: Cell<u64>,
+    /// What they remember.
+    pub twin_memory: twins::Memory,
     /// When the `mask` twin enables its SGIs again, ticks; 0: they are enabled.
     pub masked_until: Cell<u64>,
     /// When the wait under way ends without an answer, ticks; 0: nobody waits.
@@ -223,28 +224,6 @@ pub struct Inbox {
     pub posture_taken: AtomicU8,
 }
 
-/// A core's fault twins; the empty one costs nothing, because other routines are chosen then.
-#[derive(Clone, Copy, Default)]
-pub struct Twins {
-    /// Ticks that the vector waits before its stamp.
-    pub late: u64,
-    /// Ticks that the INTID stays disabled after each end of interrupt.
-    pub mask: u64,
-    /// Ticks that callbacks take longer.
-    pub slow_callback: u64,
-    /// The callback that never ends, by number from 1.
-    pub stuck: Option<u64>,
-    /// The call whose descriptor stays locked, by number from 1 of those that somebody waits for.
-    pub csd_lock: Option<u64>,
-}
-
-impl Twins {
-    /// Whether one of them strikes where interrupts are taken.
-    pub fn receives(&self) -> bool {
-        self.late != 0 || self.mask != 0
-    }
-}
-
 /// What all cores share.
 pub struct Shared {
     /// The plan.
@@ -299,6 +278,8 @@ pub struct Shared {
     pub duration: u64,
     /// The core that booted.
     pub boot_core: usize,
+    /// The twins' generators, in the order of the plan's twins.
+    pub dice: Dice,
 }
 
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(core::ptr::null_mut());

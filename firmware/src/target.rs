@@ -21,8 +21,9 @@ use crate::gic::Redistributor;
 use crate::machine::{Conduit, Machine};
 use crate::memory::{self, Arena, Attribute, Tables};
 use crate::options::Options;
-use crate::percore::{Calls, Core, Hot, Inbox, Layout, Mail, NOBODY, Pending, RowHead, Shared, Twins};
+use crate::percore::{Calls, Core, Hot, Inbox, Layout, Mail, NOBODY, Pending, RowHead, Shared};
 use crate::region::Region;
+use crate::twins::{self, Dice, Twins};
 use crate::wait::{self, COMPARE, Stop};
 use crate::watch::Watch;
 use crate::{arch, calls, clock, fdt, gic, interpreter, ipi, kinds, psci, serial, watchdog};
@@ -243,7 +244,9 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     let pressure_bytes = plan.ops.iter().filter(|word| word.code == trace_ring::plan::op::PRESSURE);
     let pressure_bytes = pressure_bytes.map(|word| u64::from(word.c.min(1 << 16)) << 10).max().unwrap_or(0);
     let tables_layout = plan_tables(&plan);
+    let dice_bytes = plan.twins.len() as u64 * 8;
     let work = (tables_layout.bytes
+        + dice_bytes
         + cores as u64 * (size_of::<Core>() as u64 + 128 + memory::STACK_MEMORY + 4096 + pressure_bytes)
         + 0x1_0000)
         .next_multiple_of(REGION_ALIGN);
@@ -287,7 +290,11 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
         }
         blocks[id] = place;
     }
-    let shared = make_shared(&plan, &region, boot_core, cores, blocks);
+    let dice = must!(arena.take(dice_bytes, 64), "memory: work memory is too small");
+    // SAFETY: taken from the arena just now, a word for each twin; nobody else has seen it.
+    let dice = Dice(unsafe { core::slice::from_raw_parts(dice as *const AtomicU64, plan.twins.len()) });
+    dice.seed(plan.twins);
+    let shared = make_shared(&plan, &region, boot_core, cores, blocks, dice);
     let psci_version = psci::version(machine.conduit);
     region.publish(Directory {
         nonce: plan.header.nonce,
@@ -454,6 +461,7 @@ fn make_shared(
     boot_core: usize,
     cores: usize,
     blocks: [*const Core; MAX_CORES],
+    dice: Dice,
 ) -> &'static Shared {
     let header = plan.header;
     let level = TraceLevel::from_code(header.trace_level);
@@ -497,6 +505,7 @@ fn make_shared(
         trigger,
         duration: clock::ticks(header.duration_ns),
         boot_core,
+        dice,
     })
 }
 
@@ -525,18 +534,8 @@ fn make_core(
         }
         (*region.log(id)).capacity = trace_ring::layout::LOG_STRIDE - 64;
     }
-    let mut twins = Twins::default();
-    for twin in plan.twins.iter().filter(|twin| usize::from(twin.core) == id) {
-        match twin.kind {
-            twin_kind::LATE => twins.late = twin.ticks,
-            twin_kind::MASK => twins.mask = twin.ticks,
-            twin_kind::SLOW_CALLBACK => twins.slow_callback = twin.ticks,
-            twin_kind::STUCK => twins.stuck = Some(twin.ticks.max(1)),
-            twin_kind::CSD_LOCK => twins.csd_lock = Some(twin.ticks.max(1)),
-            _ => {}
-        }
-    }
-    let notes_all = plan.header.flags & plan_flag::CALLS != 0 || twins.receives();
+    let twins = Twins::of(plan.twins, id as u64);
+    let notes_all = plan.header.flags & plan_flag::CALLS != 0 || twins.receives;
     let (records, dropped) = region.records_of(id, Context::Irq);
     Core {
         hot: Hot {
@@ -584,7 +583,7 @@ fn make_core(
             gathered: Cell::new(0),
         },
         twins,
-        drop_state: Cell::new(0),
+        twin_memory: twins::Memory::default(),
         masked_until: Cell::new(0),
         wait_until: Cell::new(0),
         watch: Watch::new(notes_all, records, dropped),
@@ -610,7 +609,7 @@ fn set_vectors(address: u64) {
 
 /// The vector table for this core: the plain ones hold no trace of a twin.
 fn shared_vectors(core: &Core) -> u64 {
-    let twin = core.twins.receives();
+    let twin = core.twins.receives;
     if Shared::get().calls {
         return core::ptr::addr_of!(vectors_calls) as u64;
     }
@@ -627,7 +626,7 @@ fn shared_vectors(core: &Core) -> u64 {
 /// Makes this core ready to be interrupted and says so. `false`: it can't be, or it came too late.
 fn enter_service(core: &'static Core) -> bool {
     set_vectors(shared_vectors(core));
-    let test = clock::self_test();
+    let test = clock::self_test(core);
     // SAFETY: this core's own entry.
     unsafe {
         let entry = core.entry;
@@ -828,7 +827,7 @@ fn compare_clocks(core: &'static Core, after: bool) -> Result<(), Stop> {
             break;
         }
         wait::set_posture(core, other, COMPARE)?;
-        let bounds = shared.exchange.ask(arch::counter() + clock::ticks(100_000_000));
+        let bounds = shared.exchange.ask(core, arch::counter() + clock::ticks(100_000_000));
         wait::set_posture(core, other, ReceiverState::Wfi.code())?;
         let Some((low, high)) = bounds else { continue };
         // SAFETY: the skew fields of all entries are the boot core's.

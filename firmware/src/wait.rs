@@ -16,7 +16,7 @@ use trace_ring::record::{PEER_ALL, ReceiverState};
 use crate::arch::{self, write_register};
 use crate::percore::{Core, NOBODY, Shared};
 use crate::watch::{self, Looker};
-use crate::{gic, ipi, watchdog};
+use crate::{gic, ipi, twins, watchdog};
 
 /// The run is to end: leave the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,11 @@ pub fn timer_interrupt(core: &'static Core, entry: u64) {
     let beat_at = core.watch.beat_at.get();
     if beat_at != 0 && now >= beat_at {
         core.watch.beat_at.set(now + core.watch.heartbeat.get());
+        if core.twins.waits {
+            twins::at_heartbeat(core);
+        }
     }
+    twins::at_timer(core, now, wait_until != 0);
     // A heartbeat alone changes nothing that anybody waits for.
     if look_up {
         core.inbox.attention.fetch_add(1, Ordering::Release);
@@ -79,8 +83,14 @@ pub fn timer_interrupt(core: &'static Core, entry: u64) {
 }
 
 /// Arms the timer for whatever comes first.
-fn rearm(core: &Core) {
-    let times = [core.masked_until.get(), core.wait_until.get(), core.calls.tick_at.get(), core.watch.beat_at.get()];
+pub fn rearm(core: &Core) {
+    let times = [
+        core.masked_until.get(),
+        core.wait_until.get(),
+        core.calls.tick_at.get(),
+        core.watch.beat_at.get(),
+        core.twin_memory.due(),
+    ];
     let next = times.into_iter().filter(|at| *at != 0).min();
     if let Some(at) = next {
         arm_timer(core, at);
@@ -129,6 +139,9 @@ pub fn until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) -
         let posture = core.inbox.posture.load(Ordering::Acquire);
         core.inbox.posture_taken.store(posture, Ordering::Release);
         sit(core, posture, seen, &mut looker);
+        if core.twins.waits {
+            twins::steal(core);
+        }
         core.enter_state(ReceiverState::Unknown.code());
     };
     core.wait_until.set(0);
@@ -154,7 +167,7 @@ fn sit(core: &'static Core, posture: u8, seen: u32, looker: &mut Option<Looker>)
             core.enter_state(ReceiverState::Unknown.code());
             let exchange = &Shared::get().exchange;
             while attention() {
-                exchange.answer();
+                exchange.answer(core);
                 arch::yield_now();
             }
         }
@@ -219,6 +232,11 @@ pub fn nap(core: &'static Core, ticks: u64) {
     core.watch.begin_wait();
     rearm(core);
     arch::sleep_and_answer();
+    if core.twins.waits {
+        twins::steal(core);
+        arch::unmask_interrupts(); // the timer's interrupt tells that it came late
+        arch::mask_interrupts();
+    }
     core.wait_until.set(0);
     core.watch.end_wait();
     disarm_timer(core);

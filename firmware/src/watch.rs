@@ -17,7 +17,7 @@ use trace_ring::sync::Slots;
 use crate::arch::{read_register, write_register};
 use crate::ipi::OFF;
 use crate::percore::{Core, Shared};
-use crate::{arch, clock, gic, ipi};
+use crate::{arch, clock, gic, ipi, twins};
 
 /// What a core keeps for this.
 pub struct Watch {
@@ -259,5 +259,8 @@ fn tell(core: &Core, context: Context, kind: Kind, t: u64, msg: u32, extra: u8, 
         return;
     }
     told.set(told.get() + 1);
-    core.lane(context).append_bounded(Event { t, kind, flags: 0, peer: PEER_ALL, msg, intid: 0xFF, extra, arg });
+    // Both ends by the same counter, whatever a twin makes of it.
+    let stamp = twins::stamp(core, t);
+    let arg = arg.wrapping_add(stamp.wrapping_sub(t));
+    core.lane(context).append_bounded(Event { t: stamp, kind, flags: 0, peer: PEER_ALL, msg, intid: 0xFF, extra, arg });
 }
