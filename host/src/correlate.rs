@@ -34,7 +34,9 @@ use zerocopy::IntoBytes;
 use crate::capture::{Batch, Capture, CaptureError, Damage, Ended, PLAN_ATTACHMENT};
 use crate::correlate::calls::{CallJoiner, Calls};
 use crate::correlate::stages::{BUSY, Interrupts, StageFigures};
-use crate::correlate::witness::{Excused, Gap, GapTotals, Recovered, Series, StepBack, Sweep};
+use crate::correlate::witness::{
+    Excuse, Excused, Gap, GapTotals, Recovered, Series, StepBack, Sweep, Watch, Watching,
+};
 use crate::plan::Keep;
 use crate::stats::{Figures, Samples, Summary};
 
@@ -171,10 +173,10 @@ pub struct Slot {
     pub backwards: u64,
 }
 
-/// Latencies without the waits for a handler at work.
+/// Latencies without the waits for a handler at work, and without those that somebody took time from.
 #[derive(Clone, Debug)]
 pub struct Free {
-    /// Their figures, ticks; `None`: all of them waited for a handler.
+    /// Their figures, ticks; `None`: there is no other latency.
     pub latency: Option<Summary>,
     /// What the figures are of.
     pub figures: Figures,
@@ -323,6 +325,8 @@ pub struct Ipis {
     pub stages: Vec<StageFigures>,
     /// Calls, where the plan calls and every record was kept.
     pub calls: Option<Calls>,
+    /// What the plan had cores watch for; `None`: the plan is not in the capture.
+    pub watching: Option<Watching>,
     /// Times in which cores were away, the first [`MOST_EVIDENCE`], by time.
     pub gaps: Vec<Gap>,
     /// The same by the cores' own counts, one for each core.
@@ -351,7 +355,7 @@ pub struct Ipis {
 pub fn correlate(capture: &Capture) -> Result<Ipis, CaptureError> {
     let mut notes = Vec::new();
     let view = view(capture, &mut notes);
-    let mut joiner = Joiner::new(capture, view.as_ref());
+    let mut joiner = Joiner::new(capture, view.as_ref())?;
     let damage = capture.lanes(|batch| joiner.batch(batch))?;
     joiner.flush();
     Ok(joiner.finish(capture, view, damage, notes))
@@ -584,9 +588,10 @@ struct Receiver {
 struct Tally {
     counts: Counts,
     samples: Samples,
-    /// Latencies without waits that the receiver's handler explains, once there was one.
+    /// Latencies without those that are excused, once there was one.
     free: Option<Samples>,
     worst: Option<(u64, u64)>,
+    excused: Excused,
     probes: Probes,
     /// Interrupts by [`Delivery`].
     deliveries: [u64; 3],
@@ -627,6 +632,8 @@ struct Joiner {
     tallies: Vec<Tally>,
     held: usize,
     interrupts: Interrupts,
+    watching: Option<Watching>,
+    watch: Watch,
     calls: Option<CallJoiner>,
     receptions: Vec<Reception>,
     duplicate: u64,
@@ -649,9 +656,9 @@ const fn after(a: u32, b: u32) -> bool {
 }
 
 impl Joiner {
-    fn new(capture: &Capture, view: Option<&View>) -> Self {
+    fn new(capture: &Capture, view: Option<&View>) -> Result<Self, CaptureError> {
         let info = capture.info();
-        let (slots, calling) = slot_table(capture);
+        let Table { slots, calling, watching } = slot_table(capture);
         let asked = usize::from(info.cores).max(usize::from(info.plan.cores));
         let known = view.map_or(0, |view| view.directory.core_count as usize);
         let cores = asked.max(known).clamp(1, MAX_CORES);
@@ -669,7 +676,8 @@ impl Joiner {
         let called = [IpiKind::CallFunction, IpiKind::IrqWork].into_iter().filter(|_| calling);
         let interrupts = Interrupts::new(cores, slots.iter().filter_map(|slot| slot.kind).chain(called));
         let calls = (calling && keeps_all).then(|| CallJoiner::new(cores, slack(view)));
-        Joiner {
+        let watch = Watch::gather(capture, view, watching, cores)?;
+        Ok(Joiner {
             cores,
             lanes: vec![LaneTally::default(); cores * LANES_PER_CORE],
             index: vec![u32::MAX; cores * cores * INTIDS],
@@ -689,6 +697,7 @@ impl Joiner {
                     samples: Samples::new(limit),
                     free: None,
                     worst: None,
+                    excused: Excused::default(),
                     probes: Probes::default(),
                     deliveries: [0; 3],
                 })
@@ -696,6 +705,8 @@ impl Joiner {
             slots,
             held: 0,
             interrupts,
+            watching,
+            watch,
             calls,
             receptions: Vec::new(),
             duplicate: 0,
@@ -708,7 +719,7 @@ impl Joiner {
             keeps_all,
             timeout: ticks(info.plan.timeout_ns).max(1),
             probe: ticks(info.plan.probe_ns).max(1),
-        }
+        })
     }
 
     fn batch(&mut self, batch: Batch<'_>) {
@@ -1209,11 +1220,26 @@ impl Joiner {
         let timed = answer.timed();
         if timed {
             let latency = answer.t.wrapping_sub(answer.arg);
-            if answer.free != latency && tally.free.is_none() {
+            // The span of a send to many is as long as they are many.
+            let end = window.filter(|_| !matches!(place, Some(Own::Span(_)))).map(|(_, end)| end);
+            let excuse = self.watch.excuse(to, answer.arg, answer.t, end);
+            match excuse {
+                None => {}
+                Some(Excuse::Stolen) => {
+                    tally.excused.stolen += 1;
+                    tally.excused.stolen_longest = tally.excused.stolen_longest.max(latency);
+                }
+                Some(Excuse::Doubtful) => {
+                    tally.excused.doubtful += 1;
+                    tally.excused.doubtful_longest = tally.excused.doubtful_longest.max(latency);
+                }
+            }
+            let judged = if excuse.is_some() { BUSY } else { answer.free };
+            if judged != latency && tally.free.is_none() {
                 tally.free = Some(tally.samples.clone());
             }
-            if let Some(free) = tally.free.as_mut().filter(|_| answer.free != BUSY) {
-                free.push(answer.free);
+            if let Some(free) = tally.free.as_mut().filter(|_| judged != BUSY) {
+                free.push(judged);
             }
             tally.samples.push(latency);
             let worse = |(t, worst): (u64, u64)| latency > worst || (latency == worst && answer.t < t);
@@ -1456,7 +1482,7 @@ impl Joiner {
                 worst: tally.worst,
                 free,
                 probes,
-                excused: Excused::default(),
+                excused: tally.excused,
                 recovered: Recovered::default(),
                 backwards: 0,
             });
@@ -1487,6 +1513,7 @@ impl Joiner {
                 notes.push(format!("{count} {what}"));
             }
         }
+        let (gaps, gap_totals) = self.watch.finish(view.as_ref());
         Ipis {
             from,
             slots,
@@ -1498,8 +1525,9 @@ impl Joiner {
             given_up: self.given_up,
             stages: self.interrupts.finish(),
             calls,
-            gaps: Vec::new(),
-            gap_totals: Vec::new(),
+            watching: self.watching,
+            gaps,
+            gap_totals,
             step_backs: Vec::new(),
             sweeps: Vec::new(),
             series: Series::default(),
@@ -1605,8 +1633,18 @@ fn is_lossy(lanes: &[LaneTally], core: u16, context: Context) -> bool {
     lanes.get(usize::from(core) * LANES_PER_CORE + context as usize).is_none_or(|lane| lane.lost() > 0)
 }
 
-/// The plan's pair slots: from the compiled plan in the capture, or from a snapshot. And whether the plan calls.
-fn slot_table(capture: &Capture) -> (Vec<Place>, bool) {
+/// What the capture says of the plan.
+struct Table {
+    /// Its pair slots.
+    slots: Vec<Place>,
+    /// It uses kinds and calls.
+    calling: bool,
+    /// What it has cores watch for; `None` without the compiled plan.
+    watching: Option<Watching>,
+}
+
+/// The plan's pair slots, and what joining needs besides: from the compiled plan in the capture, or from a snapshot.
+fn slot_table(capture: &Capture) -> Table {
     let called = capture.info().plan.level == TraceLevel::Calls.name();
     if let Ok(Some(bytes)) = capture.attachment(PLAN_ATTACHMENT) {
         let mut aligned = vec![0_u64; bytes.len().div_ceil(8)];
@@ -1622,8 +1660,12 @@ fn slot_table(capture: &Capture) -> (Vec<Place>, bool) {
                 state: ReceiverState::from_code(slot.state),
                 kind: IpiKind::from_slot_code(slot.kind),
             };
-            let calls = called || plan.header.flags & plan_flag::CALLS != 0;
-            return (plan.slots.iter().map(place).collect(), calls);
+            let header = plan.header;
+            return Table {
+                slots: plan.slots.iter().map(place).collect(),
+                calling: called || header.flags & plan_flag::CALLS != 0,
+                watching: Some(Watching { heartbeat_ns: header.heartbeat_ns, gap_ns: header.gap_ns }),
+            };
         }
     }
     let place = |slot: &PairSlot| Place {
@@ -1635,8 +1677,8 @@ fn slot_table(capture: &Capture) -> (Vec<Place>, bool) {
         kind: IpiKind::from_slot_code(slot.kind),
     };
     let slots: Vec<Place> = counters(capture).map_or(Vec::new(), |(slots, _)| slots.iter().map(place).collect());
-    let calls = called || slots.iter().any(|slot| slot.kind.is_some());
-    (slots, calls)
+    let calling = called || slots.iter().any(|slot| slot.kind.is_some());
+    Table { slots, calling, watching: None }
 }
 
 /// Counters and histograms of the newest snapshot.
