@@ -35,7 +35,7 @@ use crate::capture::{Batch, Capture, CaptureError, Damage, Ended, PLAN_ATTACHMEN
 use crate::correlate::calls::{CallJoiner, Calls};
 use crate::correlate::stages::{BUSY, Interrupts, StageFigures};
 use crate::correlate::witness::{
-    Excuse, Excused, Gap, GapTotals, Recovered, Series, StepBack, Sweep, Watch, Watching,
+    Excuse, Excused, Gap, GapTotals, Pieces, Recovered, Series, StepBack, Sweep, Sweeps, Watch, Watching,
 };
 use crate::plan::Keep;
 use crate::stats::{Figures, Samples, Summary};
@@ -581,7 +581,16 @@ struct Receiver {
     /// Empty acknowledges, and how long before each the last answer was.
     empty: Vec<(u64, Option<u64>)>,
     /// Spans of time in each of which one empty acknowledge is legal.
-    credits: Vec<(u64, u64)>,
+    credits: Vec<Credit>,
+}
+
+/// A span of time in which one empty acknowledge is legal. By its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Credit {
+    start: u64,
+    until: u64,
+    /// The slot whose counters seem to disagree because of the same message, if there is no such acknowledge; [`NO_SLOT`]: none.
+    slot: u32,
 }
 
 /// What the records say of a slot.
@@ -592,6 +601,8 @@ struct Tally {
     free: Option<Samples>,
     worst: Option<(u64, u64)>,
     excused: Excused,
+    recovered: Recovered,
+    backwards: u64,
     probes: Probes,
     /// Interrupts by [`Delivery`].
     deliveries: [u64; 3],
@@ -634,6 +645,13 @@ struct Joiner {
     interrupts: Interrupts,
     watching: Option<Watching>,
     watch: Watch,
+    sweeps: Sweeps,
+    pieces: Pieces,
+    /// The newest stamps of each lane: of a send, and of a vector's entry.
+    stamps: Vec<[u64; 2]>,
+    step_backs: Vec<StepBack>,
+    /// Phases with one message outstanding at a time.
+    alone: Vec<bool>,
     calls: Option<CallJoiner>,
     receptions: Vec<Reception>,
     duplicate: u64,
@@ -648,6 +666,15 @@ struct Joiner {
     /// T and the probe's time in ticks.
     timeout: u64,
     probe: u64,
+}
+
+/// What a lane's times are told of, each kind in the order of its times.
+#[derive(Clone, Copy, Debug)]
+enum Stamp {
+    /// A send.
+    Send,
+    /// A vector's entry.
+    Entry,
 }
 
 /// Whether message `a` comes after message `b`; numbers wrap.
@@ -698,6 +725,8 @@ impl Joiner {
                     free: None,
                     worst: None,
                     excused: Excused::default(),
+                    recovered: Recovered::default(),
+                    backwards: 0,
                     probes: Probes::default(),
                     deliveries: [0; 3],
                 })
@@ -707,6 +736,11 @@ impl Joiner {
             interrupts,
             watching,
             watch,
+            sweeps: Sweeps::default(),
+            pieces: Pieces::new(cores),
+            stamps: vec![[0; 2]; cores * LANES_PER_CORE],
+            step_backs: Vec::new(),
+            alone: info.plan.phases.iter().map(|phase| phase.timed).collect(),
             calls,
             receptions: Vec::new(),
             duplicate: 0,
@@ -799,6 +833,7 @@ impl Joiner {
         if nmi || context == Context::Irq as u8 {
             self.interrupts.forget(core, nmi);
         }
+        self.sweeps.forget(core, context);
         if self.calling {
             self.send_many(core, context, NO_SLOT);
             if let Some(calls) = &mut self.calls {
@@ -815,6 +850,7 @@ impl Joiner {
         }
         match event.kind {
             Kind::Send if event.peer == PEER_ALL => {
+                self.stamp(core, context, Stamp::Send, event.t);
                 let list = self.broadcasts.entry((core, event.intid)).or_default();
                 if list.len() >= MOST_BROADCASTS {
                     list.pop_front();
@@ -822,13 +858,18 @@ impl Joiner {
                 list.push_back(Broadcast { t: event.t, window: event.window(), slot: event.slot() });
             }
             Kind::Send => {
+                self.stamp(core, context, Stamp::Send, event.t);
                 if let Some(calls) = &mut self.calls {
                     calls.sent(core, context, event, &mut self.interrupts);
                 }
                 let Some(flow) = self.flow(core, event.peer, event.intid) else { return };
+                if !self.sweeps.expects_none() {
+                    self.sweeps.sent(core, context, flow, event);
+                }
                 self.sent(flow, Sent { t: event.t, msg: event.msg, window: event.window(), slot: event.slot() });
             }
             Kind::Receive => {
+                self.stamp(core, context, Stamp::Entry, event.t);
                 let Some(flow) = self.flow(event.peer, core, event.intid) else { return };
                 if let Some(receiver) = self.receiver(core, event.intid) {
                     receiver.answered = Some(event.t);
@@ -842,6 +883,7 @@ impl Joiner {
                 self.answered(flow, Answer { t, arg, free: 0, msg, extra, flags: 0, retirement: true });
             }
             Kind::ReceiveEmpty => {
+                self.stamp(core, context, Stamp::Entry, event.t);
                 let Some(receiver) = self.receiver(core, event.intid) else {
                     self.bad += 1;
                     return;
@@ -865,8 +907,30 @@ impl Joiner {
                     tally.probes.see(event.arg);
                 }
             }
+            Kind::Heartbeat => self.stamp(core, context, Stamp::Entry, event.t),
+            Kind::Sweep => self.sweeps.announce(core, context, event),
             _ if self.calling => self.call_record(core, context, event),
             _ => {}
+        }
+    }
+
+    /// A record's time, of a kind whose records of one lane are in the order of their times: both are ordered reads, taken in
+    /// turn. (Other kinds carry the time of what they explain, or reads that may pass each other.)
+    #[inline]
+    fn stamp(&mut self, core: u16, context: u8, which: Stamp, t: u64) {
+        let place = usize::from(core) * LANES_PER_CORE + usize::from(context);
+        let Some(newest) = self.stamps.get_mut(place).and_then(|stamps| stamps.get_mut(which as usize)) else { return };
+        let before = std::mem::replace(newest, t);
+        if t < before {
+            self.stepped_back(core, context, t, before);
+        }
+    }
+
+    #[cold]
+    fn stepped_back(&mut self, core: u16, context: u8, t: u64, before: u64) {
+        let context = Context::ALL.get(usize::from(context)).copied();
+        if let Some(context) = context.filter(|_| self.step_backs.len() < MOST_EVIDENCE) {
+            self.step_backs.push(StepBack { core, context, t, before });
         }
     }
 
@@ -874,6 +938,7 @@ impl Joiner {
     fn call_record(&mut self, core: u16, context: u8, event: &Event) {
         match event.kind {
             Kind::SendMask => {
+                self.stamp(core, context, Stamp::Send, event.t);
                 let lanes = self.masks.get_mut(usize::from(core));
                 let words = lanes.and_then(|lanes| lanes.get_mut(usize::from(context)));
                 if let Some(words) = words.filter(|words| words.len() < MAX_CORES / 64) {
@@ -1180,6 +1245,7 @@ impl Joiner {
         // A record that names a slot of another pair is damage.
         let fits = |slot: &u32| self.slots.get(*slot as usize).is_some_and(|slot| (slot.from, slot.to) == (from, to));
         let slot = slot.filter(fits);
+        let alone = !answer.timed() && slot.is_some_and(|slot| self.is_alone(slot));
         let Some(tally) = slot.and_then(|slot| self.tallies.get_mut(slot as usize)) else {
             self.homeless += 1;
             return;
@@ -1191,13 +1257,16 @@ impl Joiner {
             tally.counts.sent += u64::from(count);
             tally.probes.see(answer.arg);
             let sent = place.and(window).map(|(t, _)| t);
+            if !self.sweeps.is_idle() {
+                self.sweeps.ended(flow, answer.msg, count, true, None);
+            }
             if self.given_up.len() < MOST_EVIDENCE {
                 self.given_up.push(GivenUp { from, to, intid, msg: answer.msg, count, sent, t: answer.t, lost, slot });
             }
             if !lost {
                 // Its SGI may still be taken, and will then find nothing.
                 if let Some(receiver) = self.receiver(to, intid) {
-                    receiver.credits.push((answer.t, u64::MAX));
+                    receiver.credits.push(Credit { start: answer.t, until: u64::MAX, slot: NO_SLOT });
                 }
             }
             return;
@@ -1218,6 +1287,8 @@ impl Joiner {
             *count += 1;
         }
         let timed = answer.timed();
+        let mut backwards = NO_SLOT;
+        let mut counts = None;
         if timed {
             let latency = answer.t.wrapping_sub(answer.arg);
             // The span of a send to many is as long as they are many.
@@ -1234,6 +1305,12 @@ impl Joiner {
                     tally.excused.doubtful_longest = tally.excused.doubtful_longest.max(latency);
                 }
             }
+            if excuse != Some(Excuse::Stolen) && self.watch.recovered(to, intid, answer.arg, answer.t) {
+                tally.recovered.count += 1;
+                tally.recovered.longest = tally.recovered.longest.max(latency);
+            }
+            self.pieces.add(to, answer.t, latency);
+            counts = excuse.is_none().then_some(latency);
             let judged = if excuse.is_some() { BUSY } else { answer.free };
             if judged != latency && tally.free.is_none() {
                 tally.free = Some(tally.samples.clone());
@@ -1246,6 +1323,12 @@ impl Joiner {
             if tally.worst.is_none_or(worse) {
                 tally.worst = Some((answer.t, latency));
             }
+        } else if alone {
+            tally.backwards += 1;
+            backwards = slot.unwrap_or(NO_SLOT);
+        }
+        if !self.sweeps.is_idle() {
+            self.sweeps.ended(flow, answer.msg, count, false, counts);
         }
         // The older ones: by their own slots where their records are there, else by the newest's.
         let named = older.iter().filter(|slot| **slot != NO_SLOT).count() as u64;
@@ -1265,10 +1348,16 @@ impl Joiner {
         if early {
             let until = end.unwrap_or(answer.t).max(answer.t).saturating_add(self.timeout);
             if let Some(receiver) = self.receiver(to, intid) {
-                receiver.credits.push((start, until));
+                receiver.credits.push(Credit { start, until, slot: backwards });
             }
             self.shed(to, intid);
         }
+    }
+
+    /// Whether a slot's phase has one message outstanding at a time, so that nothing of it can be answered early.
+    fn is_alone(&self, slot: u32) -> bool {
+        let phase = self.slots.get(slot as usize).map(|slot| usize::from(slot.phase));
+        phase.and_then(|phase| self.alone.get(phase)).is_some_and(|alone| *alone)
     }
 
     /// Keeps the list of credits short.
@@ -1277,7 +1366,7 @@ impl Joiner {
         if receiver.credits.len() < 4 * MOST_EVIDENCE {
             return;
         }
-        let newest = receiver.credits.iter().map(|credit| credit.0).max().unwrap_or(0);
+        let newest = receiver.credits.iter().map(|credit| credit.start).max().unwrap_or(0);
         let horizon = newest.saturating_sub(self.timeout.saturating_mul(4));
         self.explain(core, intid, horizon);
         if let Some(receiver) = self.receiver(core, intid)
@@ -1301,20 +1390,27 @@ impl Joiner {
         // Open credits, the one that ends first on top.
         let mut open = std::collections::BinaryHeap::new();
         let mut unexplained = Vec::new();
+        // Messages that were answered early, and not by a clock that is behind: their own interrupts came.
+        let mut early = Vec::new();
         for (t, since) in empty {
-            while let Some((_, until)) = credits.next_if(|(start, _)| *start <= t) {
-                open.push(std::cmp::Reverse(until));
+            while let Some(credit) = credits.next_if(|credit| credit.start <= t) {
+                open.push(std::cmp::Reverse((credit.until, credit.slot)));
             }
-            while open.peek().is_some_and(|std::cmp::Reverse(until)| *until < t) {
+            while open.peek().is_some_and(|std::cmp::Reverse((until, _))| *until < t) {
                 open.pop();
             }
-            if open.pop().is_none() {
-                unexplained.push((t, since));
+            match open.pop() {
+                Some(std::cmp::Reverse((_, slot))) => early.push(slot),
+                None => unexplained.push((t, since)),
             }
         }
-        let kept =
-            open.into_iter().map(|std::cmp::Reverse(until)| (horizon, until)).filter(|(_, until)| *until > horizon);
-        receiver.credits = kept.chain(credits).collect();
+        let kept = open.into_iter().map(|std::cmp::Reverse((until, slot))| Credit { start: horizon, until, slot });
+        receiver.credits = kept.filter(|credit| credit.until > horizon).chain(credits).collect();
+        for slot in early {
+            if let Some(tally) = self.tallies.get_mut(slot as usize) {
+                tally.backwards = tally.backwards.saturating_sub(1);
+            }
+        }
         // What explains an acknowledge stands in the same lane: where records of it are missing, by loss or by choice, nobody
         // can say that nothing does.
         let lossy = [Context::Irq, Context::Nmi].into_iter().any(|context| is_lossy(&self.lanes, core, context));
@@ -1483,13 +1579,20 @@ impl Joiner {
                 free,
                 probes,
                 excused: tally.excused,
-                recovered: Recovered::default(),
-                backwards: 0,
+                recovered: tally.recovered,
+                backwards: tally.backwards,
             });
+        }
+        // An SGI that was given up and came after all answers the next message early.
+        let given_up: std::collections::HashSet<_> =
+            self.given_up.iter().filter(|message| !message.lost).map(|m| (m.from, m.to, m.intid)).collect();
+        for slot in slots.iter_mut().filter(|slot| given_up.contains(&(slot.from, slot.to, slot.intid))) {
+            slot.backwards = 0;
         }
         // By time, whatever the order of the lanes was.
         self.given_up.sort_by_key(|message| (message.t, message.from, message.to, message.intid));
         self.receptions.sort_by_key(|reception| (reception.t, reception.core, reception.intid));
+        self.step_backs.sort_by_key(|step| (step.t, step.core, step.context));
         let misrouted = self.route(&mut slots);
         let mut totals = Counts::default();
         for slot in &slots {
@@ -1528,9 +1631,9 @@ impl Joiner {
             watching: self.watching,
             gaps,
             gap_totals,
-            step_backs: Vec::new(),
-            sweeps: Vec::new(),
-            series: Series::default(),
+            step_backs: self.step_backs,
+            sweeps: self.sweeps.finish(),
+            series: if recorded { self.pieces.finish() } else { Series::default() },
             latest: self.seen.iter().copied().max().unwrap_or(0),
             lanes: self.lanes,
             records: self.records,

@@ -364,3 +364,371 @@ impl Watch {
         (gaps, totals)
     }
 }
+
+/// A message of a sweep that waits for its answer.
+#[derive(Clone, Copy, Debug)]
+struct Swept {
+    line: usize,
+    offset: i64,
+}
+
+/// One sweep as far as it came. A step is all distances that are equal but for their low `shift` bits.
+#[derive(Debug)]
+struct SweepLine {
+    from: u16,
+    to: u16,
+    transition: u8,
+    shift: u32,
+    steps: BTreeMap<i64, SweepStep>,
+}
+
+impl SweepLine {
+    fn step(&mut self, offset: i64) -> &mut SweepStep {
+        let place = |shift: u32, steps: &BTreeMap<i64, SweepStep>| (offset >> shift, steps.len() >= SWEEP_STEPS);
+        while let (key, true) = place(self.shift, &self.steps)
+            && !self.steps.contains_key(&key)
+        {
+            self.shift += 1;
+            for (_, step) in std::mem::take(&mut self.steps) {
+                Self::join(self.steps.entry(step.offset >> self.shift), step);
+            }
+        }
+        let empty = SweepStep { offset, sent: 0, timed: 0, min: u64::MAX, max: 0, given_up: 0 };
+        let step = self.steps.entry(offset >> self.shift).or_insert(empty);
+        step.offset = step.offset.min(offset);
+        step
+    }
+
+    fn join(place: std::collections::btree_map::Entry<'_, i64, SweepStep>, step: SweepStep) {
+        place
+            .and_modify(|other| {
+                *other = SweepStep {
+                    offset: other.offset.min(step.offset),
+                    sent: other.sent + step.sent,
+                    timed: other.timed + step.timed,
+                    min: other.min.min(step.min),
+                    max: other.max.max(step.max),
+                    given_up: other.given_up + step.given_up,
+                };
+            })
+            .or_insert(step);
+    }
+}
+
+/// Messages timed against a transition.
+#[derive(Debug, Default)]
+pub(super) struct Sweeps {
+    /// The announcement whose send comes next, by core and context.
+    announced: HashMap<(u16, u8), Event>,
+    /// By flow and number.
+    waiting: HashMap<(usize, u32), Swept>,
+    lines: Vec<SweepLine>,
+}
+
+impl Sweeps {
+    /// No message of a sweep is under way: the common case.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// No send is announced: the common case.
+    #[inline]
+    pub(super) fn expects_none(&self) -> bool {
+        self.announced.is_empty()
+    }
+
+    /// The next send of this lane is one of a sweep.
+    pub(super) fn announce(&mut self, core: u16, context: u8, event: &Event) {
+        self.announced.insert((core, context), *event);
+    }
+
+    /// Records of a lane are missing: an announced send may be among them.
+    pub(super) fn forget(&mut self, core: u16, context: u8) {
+        self.announced.remove(&(core, context));
+    }
+
+    /// A send, after some announcement.
+    pub(super) fn sent(&mut self, core: u16, context: u8, flow: usize, event: &Event) {
+        let Some(sweep) = self.announced.remove(&(core, context)) else { return };
+        if (sweep.peer, sweep.msg, sweep.intid) != (event.peer, event.msg, event.intid) {
+            return;
+        }
+        let same = |line: &SweepLine| (line.from, line.to, line.transition) == (core, sweep.peer, sweep.extra);
+        let line = self.lines.iter().position(same).unwrap_or_else(|| {
+            let (to, transition) = (sweep.peer, sweep.extra);
+            self.lines.push(SweepLine { from: core, to, transition, shift: 0, steps: BTreeMap::new() });
+            self.lines.len() - 1
+        });
+        let offset = event.t.wrapping_sub(sweep.arg) as i64;
+        if let Some(known) = self.lines.get_mut(line) {
+            known.step(offset).sent += 1;
+        }
+        if self.waiting.len() < MOST_SWEPT {
+            self.waiting.insert((flow, event.msg), Swept { line, offset });
+        }
+    }
+
+    /// Messages up to the newest have their end. `latency`: of the newest, if it has one that counts.
+    pub(super) fn ended(&mut self, flow: usize, newest: u32, count: u32, given_up: bool, latency: Option<u64>) {
+        for older in 0..count.min(1024) {
+            let Some(Swept { line, offset }) = self.waiting.remove(&(flow, newest.wrapping_sub(older))) else { continue };
+            let Some(step) = self.lines.get_mut(line).map(|line| line.step(offset)) else { continue };
+            step.given_up += u64::from(given_up);
+            if let Some(latency) = latency.filter(|_| older == 0) {
+                step.timed += 1;
+                step.min = step.min.min(latency);
+                step.max = step.max.max(latency);
+            }
+        }
+    }
+
+    /// The sweeps, by sender, receiver and transition.
+    pub(super) fn finish(self) -> Vec<Sweep> {
+        let sweep = |line: SweepLine| {
+            let SweepLine { from, to, transition, steps, .. } = line;
+            // Nothing was measured there: no least of nothing.
+            let step = |step: SweepStep| SweepStep { min: if step.timed == 0 { 0 } else { step.min }, ..step };
+            Sweep { from, to, transition, steps: steps.into_values().map(step).collect() }
+        };
+        let mut sweeps: Vec<Sweep> = self.lines.into_iter().map(sweep).collect();
+        sweeps.sort_by_key(|sweep| (sweep.from, sweep.to, sweep.transition));
+        sweeps
+    }
+}
+
+/// Latencies over time while they come, in whatever order: a piece's number is its time without the low `shift` bits, and its
+/// place the number without the high ones, so that pieces stay where they are while the run gets longer at either end.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    shift: u32,
+    /// First and last piece.
+    range: Option<(u64, u64)>,
+    lines: Vec<Option<Box<[SeriesPoint; SERIES_PIECES]>>>,
+}
+
+impl Pieces {
+    pub(super) fn new(cores: usize) -> Self {
+        Pieces { shift: 0, range: None, lines: vec![None; cores] }
+    }
+
+    /// A latency that ended at `t`.
+    #[inline]
+    pub(super) fn add(&mut self, core: u16, t: u64, latency: u64) {
+        if self.range.is_none_or(|(first, last)| !(first..=last).contains(&(t >> self.shift))) {
+            self.reach(t);
+        }
+        let Some(line) = self.lines.get_mut(usize::from(core)) else { return };
+        let line = line.get_or_insert_with(|| Box::new([SeriesPoint::default(); SERIES_PIECES]));
+        if let Some(point) = line.get_mut((t >> self.shift) as usize % SERIES_PIECES) {
+            *point = point.with(SeriesPoint { n: 1, sum: latency, min: latency, max: latency });
+        }
+    }
+
+    #[cold]
+    fn reach(&mut self, t: u64) {
+        loop {
+            let piece = t >> self.shift;
+            let (first, last) = self.range.map_or((piece, piece), |(first, last)| (first.min(piece), last.max(piece)));
+            if last - first < SERIES_PIECES as u64 {
+                self.range = Some((first, last));
+                return;
+            }
+            self.double();
+        }
+    }
+
+    /// Pieces become twice as long.
+    fn double(&mut self) {
+        self.shift += 1;
+        let Some((first, last)) = self.range else { return };
+        self.range = Some((first >> 1, last >> 1));
+        for line in self.lines.iter_mut().flatten() {
+            let mut joined = [SeriesPoint::default(); SERIES_PIECES];
+            for piece in first..=last {
+                let point = line.get(piece as usize % SERIES_PIECES).copied().unwrap_or_default();
+                if let Some(place) = joined.get_mut((piece >> 1) as usize % SERIES_PIECES) {
+                    *place = place.with(point);
+                }
+            }
+            **line = joined;
+        }
+    }
+
+    pub(super) fn finish(self) -> Series {
+        let Some((first, last)) = self.range else { return Series::default() };
+        let line = |(core, line): (u16, Option<Box<[SeriesPoint; SERIES_PIECES]>>)| {
+            let line = line?;
+            let point = |piece: u64| line.get(piece as usize % SERIES_PIECES).copied().unwrap_or_default();
+            Some(SeriesLine { core, points: (first..=last).map(point).collect() })
+        };
+        let receivers = (0..).zip(self.lines).filter_map(line).collect();
+        Series { piece_ticks: 1 << self.shift, start: first << self.shift, receivers }
+    }
+}
+
+impl SeriesPoint {
+    fn with(self, other: SeriesPoint) -> SeriesPoint {
+        match (self.n, other.n) {
+            (_, 0) => self,
+            (0, _) => other,
+            _ => SeriesPoint {
+                n: self.n + other.n,
+                sum: self.sum.saturating_add(other.sum),
+                min: self.min.min(other.min),
+                max: self.max.max(other.max),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch(gaps: &[(u64, u64)], beats: &[(u64, u64, u32)]) -> Watch {
+        let mut watch = Watch { cores: vec![Watched::default()], kept: 0, window: 500, near: Some((50, 200)) };
+        for (msg, (from, to)) in (0..).zip(gaps) {
+            let event = Event { t: *to, kind: Kind::Gap, flags: 0, peer: 0, msg, intid: 0, extra: 0, arg: *from };
+            watch.record(0, &event);
+        }
+        for (t, due, pending) in beats {
+            let (kind, msg) = (Kind::Heartbeat, *pending);
+            watch.record(0, &Event { t: *t, kind, flags: 0, peer: 0, msg, intid: 0, extra: 0, arg: *due });
+        }
+        watch.order();
+        watch
+    }
+
+    #[test]
+    fn what_a_gap_covers_for_the_greater_part_is_stolen_and_what_it_covers_less_is_doubtful() {
+        // Two witnesses of the same time count once.
+        let mut watch = watch(&[(5000, 6000), (1000, 2000), (1500, 2100)], &[]);
+        for (sent, entry, expected) in [
+            (100, 900, None),
+            (100, 1000, None),
+            (100, 1001, Some(Excuse::Doubtful)),
+            (100, 2050, Some(Excuse::Stolen)),
+            // Exactly half is not the greater part.
+            (0, 2000, Some(Excuse::Doubtful)),
+            (1, 2000, Some(Excuse::Stolen)),
+            // Short, at the end of a gap.
+            (2090, 2104, Some(Excuse::Stolen)),
+            (2095, 2130, Some(Excuse::Doubtful)),
+            (2100, 2130, None),
+            (1000, 6000, Some(Excuse::Doubtful)),
+            (4999, 7001, Some(Excuse::Doubtful)),
+            (4999, 6999, Some(Excuse::Doubtful)),
+            (4999, 6998, Some(Excuse::Stolen)),
+            (7000, 9000, None),
+            (300, 300, None),
+            (400, 300, None),
+        ] {
+            assert_eq!(watch.excuse(0, sent, entry, None), expected, "{sent} to {entry}");
+        }
+        assert_eq!(watch.excuse(9, 1000, 2000, None), None, "nobody watched that core");
+    }
+
+    #[test]
+    fn a_send_window_as_long_as_a_gap_is_one_and_overlaps_count_once() {
+        let mut watch = watch(&[(1200, 1700)], &[]);
+        assert_eq!(watch.excuse(0, 100, 1000, Some(599)), None);
+        assert_eq!(watch.excuse(0, 100, 1000, Some(600)), Some(Excuse::Stolen));
+        assert_eq!(watch.excuse(0, 100, 1100, Some(600)), Some(Excuse::Doubtful));
+        // The window goes on behind the answer.
+        assert_eq!(watch.excuse(0, 100, 110, Some(9000)), Some(Excuse::Stolen));
+        // 700 of window and 500 of gap share 200 of 2,200.
+        assert_eq!(watch.excuse(0, 700, 2900, Some(1400)), Some(Excuse::Doubtful));
+        assert_eq!(watch.excuse(0, 700, 2690, Some(1400)), Some(Excuse::Stolen));
+    }
+
+    #[test]
+    fn an_sgi_is_recovered_where_it_was_pending_before_the_heartbeat_was_due_and_is_taken_right_after_it() {
+        let watch = watch(&[], &[(10_010, 10_000, 0b10), (20_900, 20_000, 0b10)]);
+        for (intid, sent, entry, expected) in [
+            (1, 9000, 10_020, true),
+            (0, 9000, 10_020, false),
+            (40, 9000, 10_020, false),
+            (1, 9950, 10_020, true),
+            (1, 9951, 10_020, false),
+            (1, 9000, 10_210, true),
+            (1, 9000, 10_211, false),
+            (1, 9000, 10_009, false),
+            // The heartbeat itself was late: the core was away, and the message came meanwhile.
+            (1, 20_500, 20_910, false),
+            (1, 19_900, 20_910, true),
+        ] {
+            assert_eq!(watch.recovered(0, intid, sent, entry), expected, "INTID {intid}, {sent} to {entry}");
+        }
+    }
+
+    #[test]
+    fn gaps_without_a_record_are_counted() {
+        let mut watch = watch(&[(10, 20), (40, 45)], &[]);
+        let event = Event { t: 99, kind: Kind::Gap, flags: 0, peer: 0, msg: 6, intid: 0, extra: 1, arg: 90 };
+        watch.record(0, &event);
+        let (gaps, totals) = watch.finish(None);
+        assert_eq!(gaps.last(), Some(&Gap { core: 0, from: 90, to: 99, witness: Witness::Loop }));
+        let expected = GapTotals { count: 7, ticks: 24, longest: 10, heartbeats: 0, unrecorded: 4 };
+        assert_eq!(totals, [expected]);
+    }
+
+    #[test]
+    fn pieces_of_a_series_are_the_same_in_whatever_order_latencies_come() {
+        let points: Vec<(u16, u64, u64)> =
+            (0..5000_u64).map(|index| ((index % 3) as u16, 77_000 + index * 977 % 90_001, index % 50 + 1)).collect();
+        let series = |points: &mut dyn Iterator<Item = &(u16, u64, u64)>| {
+            let mut pieces = Pieces::new(4);
+            points.for_each(|(core, t, latency)| pieces.add(*core, *t, *latency));
+            pieces.finish()
+        };
+        let forth = series(&mut points.iter());
+        assert_eq!(forth, series(&mut points.iter().rev()));
+        assert_eq!(forth.piece_ticks, 1024);
+        let lengths: Vec<usize> = forth.receivers.iter().map(|line| line.points.len()).collect();
+        assert_eq!(lengths, [forth.receivers[0].points.len(); 3]);
+        assert!((64..=SERIES_PIECES).contains(&lengths[0]), "{lengths:?}");
+        let all = || forth.receivers.iter().flat_map(|line| &line.points);
+        assert_eq!(all().map(|point| point.n).sum::<u64>(), 5000);
+        assert_eq!(all().map(|point| point.sum).sum::<u64>(), points.iter().map(|point| point.2).sum::<u64>());
+        // Each in its own piece.
+        let (core, t, latency) = points[1234];
+        let at = ((t - forth.start) / forth.piece_ticks) as usize;
+        let point = forth.receivers[usize::from(core)].points[at];
+        assert!(point.n > 0 && point.min <= latency && latency <= point.max);
+        assert_eq!(Pieces::new(2).finish(), Series::default());
+        // The ends of time.
+        let mut pieces = Pieces::new(1);
+        pieces.add(0, 0, 1);
+        pieces.add(0, u64::MAX, 2);
+        assert_eq!(pieces.finish().piece_ticks, 1 << 57);
+    }
+
+    #[test]
+    fn a_sweep_joins_neighbours_where_it_has_too_many_steps_in_whatever_order_they_come() {
+        let steps: Vec<i64> = (0..600).map(|step: i64| (step * 389 % 600 - 300) * 3).collect();
+        let sweep = |steps: &mut dyn Iterator<Item = &i64>| {
+            let mut sweeps = Sweeps::default();
+            for (msg, offset) in (1..).zip(steps) {
+                let t = 10_000_u64.wrapping_add_signed(*offset);
+                let event = Event { t, kind: Kind::Sweep, flags: 0, peer: 1, msg, intid: 0, extra: 2, arg: 10_000 };
+                sweeps.announce(0, 0, &event);
+                sweeps.sent(0, 0, 7, &Event { kind: Kind::Send, extra: 0, arg: 0, ..event });
+                let latency = 20 + offset.unsigned_abs();
+                sweeps.ended(7, msg, 1, *offset == 0, (*offset != 0).then_some(latency));
+            }
+            sweeps.finish()
+        };
+        let forth = sweep(&mut steps.iter());
+        assert_eq!(forth, sweep(&mut steps.iter().rev()));
+        let [line] = forth.as_slice() else { panic!("{forth:?}") };
+        assert_eq!((line.from, line.to, line.transition), (0, 1, 2));
+        // 1,800 ticks in pieces of eight.
+        assert!(line.steps.len() > SWEEP_STEPS / 2 && line.steps.len() <= SWEEP_STEPS, "{}", line.steps.len());
+        assert!(line.steps.is_sorted_by_key(|step| step.offset));
+        assert_eq!(line.steps.iter().map(|step| step.sent).sum::<u64>(), 600);
+        assert_eq!(line.steps.iter().map(|step| step.timed).sum::<u64>(), 599);
+        assert_eq!(line.steps.iter().map(|step| step.given_up).sum::<u64>(), 1);
+        assert_eq!((line.steps[0].offset, line.steps[0].max), (-900, 920));
+    }
+}
