@@ -325,7 +325,7 @@ pub struct Ipis {
     pub stages: Vec<StageFigures>,
     /// Calls, where the plan calls and every record was kept.
     pub calls: Option<Calls>,
-    /// What the plan had cores watch for; `None`: the plan is not in the capture.
+    /// What the plan had cores watch for; `None`: nobody says.
     pub watching: Option<Watching>,
     /// Times in which cores were away, the first [`MOST_EVIDENCE`], by time.
     pub gaps: Vec<Gap>,
@@ -1742,7 +1742,7 @@ struct Table {
     slots: Vec<Place>,
     /// It uses kinds and calls.
     calling: bool,
-    /// What it has cores watch for; `None` without the compiled plan.
+    /// What it has cores watch for; `None`: nobody says.
     watching: Option<Watching>,
 }
 
@@ -1781,7 +1781,10 @@ fn slot_table(capture: &Capture) -> Table {
     };
     let slots: Vec<Place> = counters(capture).map_or(Vec::new(), |(slots, _)| slots.iter().map(place).collect());
     let calling = called || slots.iter().any(|slot| slot.kind.is_some());
-    Table { slots, calling, watching: None }
+    let meta = &capture.info().plan;
+    let watching = Watching { heartbeat_ns: meta.heartbeat_ns, gap_ns: meta.gap_ns };
+    // Who wrote this may not have known of gaps.
+    Table { slots, calling, watching: Some(watching).filter(|watching| *watching != Watching::default()) }
 }
 
 /// Counters and histograms of the newest snapshot.

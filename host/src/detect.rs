@@ -367,23 +367,27 @@ impl Detector for CoreMissing {
     }
 }
 
+/// The name of a PSCI error.
+pub(crate) const fn psci_error(code: i32) -> &'static str {
+    match code {
+        -1 => "NOT_SUPPORTED",
+        -2 => "INVALID_PARAMETERS",
+        -3 => "DENIED",
+        -4 => "ALREADY_ON",
+        -5 => "ON_PENDING",
+        -6 => "INTERNAL_FAILURE",
+        -7 => "NOT_PRESENT",
+        -8 => "DISABLED",
+        -9 => "INVALID_ADDRESS",
+        _ => "unknown",
+    }
+}
+
 /// Why a core did not take part; `None` for one that did, or was never meant to. `started`: the plan was begun without it.
 pub fn core_error(entry: &CoreEntry, started: bool) -> Option<String> {
     Some(match entry.state {
         core_state::REFUSED => {
-            let name = match entry.error {
-                -1 => "NOT_SUPPORTED",
-                -2 => "INVALID_PARAMETERS",
-                -3 => "DENIED",
-                -4 => "ALREADY_ON",
-                -5 => "ON_PENDING",
-                -6 => "INTERNAL_FAILURE",
-                -7 => "NOT_PRESENT",
-                -8 => "DISABLED",
-                -9 => "INVALID_ADDRESS",
-                _ => "unknown",
-            };
-            format!("was refused by PSCI CPU_ON: {name} ({})", entry.error)
+            format!("was refused by PSCI CPU_ON: {} ({})", psci_error(entry.error), entry.error)
         }
         core_state::NO_SHOW => "was started and did not arrive within the boot deadline".into(),
         core_state::NO_REDISTRIBUTOR => {
@@ -895,7 +899,7 @@ fn groups<'a>(evidence: &Evidence<'a>) -> BTreeMap<Kind, Vec<&'a Slot>> {
 }
 
 /// How far apart two cores are: the highest affinity level that differs, 1 to 4.
-fn distance(a: u64, b: u64) -> u8 {
+pub(crate) fn distance(a: u64, b: u64) -> u8 {
     let differs = a ^ b;
     match (differs >> 32 & 0xFF, differs >> 16 & 0xFF, differs >> 8 & 0xFF) {
         (0, 0, 0) => 1,

@@ -3,8 +3,11 @@
 //! The JSON is a contract (`"schema": "ipiscope.report/1"`): fields and values may be added, never renamed.
 
 mod calls;
+mod clock;
 mod json;
+mod spread;
 mod text;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,14 +16,14 @@ use object::{Object, ObjectSymbol};
 use serde::Serialize;
 use trace_ring::calls::{Delivery, IpiKind};
 use trace_ring::layout::{
-    COST_RECORDS, CoreEntry, abort_reason, clock_flag, conduit, core_feature, core_state, fault_kind, run_state,
+    COST_RECORDS, CoreEntry, SUSPEND_UNTRIED, abort_reason, conduit, core_feature, core_state, fault_kind, run_state,
 };
 use trace_ring::record::ReceiverState;
 
 use crate::capture::{Capture, CaptureError, ELF_ATTACHMENT, Ended, ErrorInfo, VerdictScope, context_name};
 use crate::correlate::stages::{self, StageFigures};
-use crate::correlate::{Counts, From, Ipis, View, correlate};
-use crate::detect::{Evidence, Suspect, core_error, detect, fault_name};
+use crate::correlate::{Counts, From, Ipis, Slot, View, correlate};
+use crate::detect::{Evidence, Suspect, core_error, detect, fault_name, psci_error};
 use crate::fault::Fault;
 use crate::plan::{Keep, PlanMeta};
 use crate::stats::{Pool, Summary};
@@ -28,7 +31,10 @@ use crate::symbols::Symbols;
 
 pub use crate::detect::Verdict;
 pub use calls::{CallbackReport, CallsReport, CrashStop, DepthReport, KindReport, SlowCall, WaitReport};
+pub use clock::{Clock, CoreClock, Skew, SkewPair, Skews};
 pub use json::error_report;
+pub use spread::{CoreFigures, Distribution};
+pub use witness::{SeriesPointReport, SeriesReport, Stolen, StolenCore, SweepReport, SweepStepReport};
 
 /// Name and version of the JSON contract.
 pub const SCHEMA: &str = "ipiscope.report/1";
@@ -75,6 +81,16 @@ pub struct Report {
     pub phases: Vec<PhaseReport>,
     /// Measured pairs.
     pub pairs: Vec<Pair>,
+    /// How latencies spread, by kind, receiver state and distance.
+    pub distributions: Vec<Distribution>,
+    /// Each core as sender and as receiver.
+    pub core_figures: Vec<CoreFigures>,
+    /// Time that was taken from cores.
+    pub stolen: Stolen,
+    /// Messages timed against a transition of their receiver.
+    pub sweeps: Vec<SweepReport>,
+    /// Latencies over time.
+    pub series: Vec<SeriesReport>,
     /// IPI kinds, where the plan uses them.
     pub kinds: Vec<KindReport>,
     /// Stages of interrupts and calls, where they were recorded.
@@ -170,6 +186,21 @@ pub struct CoreReport {
     pub nmi: Option<&'static str>,
     /// Why it did not.
     pub error: Option<String>,
+    /// GICR_IIDR of its redistributor; null: the core did not take part.
+    pub gicr_iidr: Option<String>,
+    /// GICR_TYPER.
+    pub gicr_typer: Option<String>,
+    /// What became of PSCI CPU_SUSPEND where it was tried.
+    pub suspend: Option<Suspend>,
+}
+
+/// A core in PSCI CPU_SUSPEND.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Suspend {
+    /// The power state that it asked for.
+    pub state: String,
+    /// What PSCI answered, if it refused.
+    pub error: Option<String>,
 }
 
 /// The interrupt controller.
@@ -183,27 +214,6 @@ pub struct Gic {
     pub pidr2: String,
     /// Architecture version.
     pub version: u32,
-}
-
-/// The counter.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Clock {
-    /// Least ticks between two reads, of any core.
-    pub read_cost_ticks: Option<u32>,
-    /// The greatest distance of a core's counter from the boot core's that the round trips allow, ticks.
-    pub max_skew_ticks: Option<u64>,
-    /// The greatest distance that they prove, ticks.
-    pub proven_skew_ticks: Option<u64>,
-    /// Whether no counter went backwards.
-    pub monotonic: Option<bool>,
-    /// Smallest step that was seen, ticks.
-    pub step_ticks: Option<u32>,
-    /// Ticks for each second of the host's clock.
-    pub measured_hz: Option<f64>,
-    /// Half width of the interval of the above.
-    pub measured_hz_uncertainty: Option<f64>,
-    /// Whether latencies may be trusted.
-    pub trusted: bool,
 }
 
 /// The records.
@@ -287,27 +297,50 @@ pub struct Latency {
     pub p90_ns: Option<f64>,
     /// All but a hundredth are at most this.
     pub p99_ns: Option<f64>,
+    /// All but a thousandth are at most this.
+    pub p999_ns: Option<f64>,
     /// The greatest.
     pub max_ns: Option<f64>,
-    /// The mean.
+    /// The mean, to the digits of its interval.
     pub mean_ns: Option<f64>,
-    /// The true mean lies within this on either side, 95 times in 100.
+    /// The true mean lies within this on either side, 95 times in 100; two digits.
     pub mean_ci_ns: Option<f64>,
+}
+
+/// A mean and its interval: digits below the second of the interval say nothing.
+fn rounded(mean: f64, interval: f64) -> (f64, f64) {
+    if interval <= 0.0 || !interval.is_finite() || !mean.is_finite() {
+        return (mean, interval);
+    }
+    // By way of text: powers of ten below one are not whole in binary, and a quotient shows it.
+    let digits = mean_digits(interval);
+    let round = |value: f64| match usize::try_from(digits) {
+        Ok(digits) => format!("{value:.digits$}").parse().unwrap_or(value),
+        Err(_) => (value / 10_f64.powi(-digits)).round() * 10_f64.powi(-digits),
+    };
+    (round(mean), round(interval))
+}
+
+/// Digits behind the point of a mean with this interval; below 0: in front of it.
+fn mean_digits(interval: f64) -> i32 {
+    (1 - interval.log10().floor() as i32).clamp(-300, 300)
 }
 
 impl Latency {
     fn of(summary: Option<Summary>, tick_ns: f64) -> Self {
         let Some(summary) = summary else { return Latency::default() };
         let ns = |ticks: f64| Some(ticks * tick_ns).filter(|ns| ns.is_finite());
+        let (mean, interval) = rounded(summary.mean * tick_ns, summary.mean_ci * tick_ns);
         Latency {
             n: summary.n,
             min_ns: ns(summary.min),
             p50_ns: summary.p50.and_then(ns),
             p90_ns: summary.p90.and_then(ns),
             p99_ns: summary.p99.and_then(ns),
+            p999_ns: summary.p999.and_then(ns),
             max_ns: ns(summary.max),
-            mean_ns: ns(summary.mean),
-            mean_ci_ns: ns(summary.mean_ci),
+            mean_ns: Some(mean).filter(|ns| ns.is_finite()),
+            mean_ci_ns: Some(interval).filter(|ns| ns.is_finite()),
         }
     }
 }
@@ -337,6 +370,14 @@ pub struct Pair {
     /// What became of its IPIs.
     #[serde(flatten)]
     pub counts: Counts,
+    /// IPIs whose latency was taken from a core for the greater part. They are in the figures, and are not judged.
+    pub stolen: u64,
+    /// IPIs of whose latency a smaller part was. They are in the figures, and are not judged.
+    pub doubtful: u64,
+    /// IPIs that stood pending until a heartbeat came.
+    pub recovered: u64,
+    /// IPIs that seem to have been taken before they were sent.
+    pub backwards: u64,
     /// Whether one IPI was outstanding at a time.
     #[serde(skip)]
     timed: bool,
@@ -534,7 +575,7 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
         ended: ending.map_or(Ended::Interrupted, |ending| ending.ended),
         error: error(capture, &ipis),
         target: target(capture, view, ipis.slots.iter().any(|slot| slot.kind.is_some())),
-        clock: clock(capture, view, !clock_fault),
+        clock: clock::clock(capture, &ipis, view, !clock_fault),
         trace,
         ipis: IpiCounts {
             counts: ipis.totals,
@@ -545,6 +586,11 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
         },
         phases,
         pairs: pairs(capture, &ipis, tick_ns),
+        distributions: spread::distributions(&ipis, view, tick_ns),
+        core_figures: spread::core_figures(&ipis, tick_ns),
+        stolen: witness::stolen(&ipis, tick_ns),
+        sweeps: witness::sweeps(&ipis, tick_ns),
+        series: witness::series(&ipis, view, tick_ns),
         kinds: calls::kinds(&ipis, tick_ns),
         stages: stages(&ipis, tick_ns),
         calls: calls::calls(capture, &ipis, &symbols, tick_ns),
@@ -658,6 +704,13 @@ fn target(capture: &Capture, view: Option<&View>, uses_kinds: bool) -> Target {
             core_state::UNKNOWN => Some("is unknown: its entry did not come".into()),
             _ => core_error(core, started).or_else(|| Some("was not started".into())),
         },
+        gicr_iidr: (core.state == core_state::UP).then(|| format!("{:#x}", core.gicr_iidr)),
+        gicr_typer: (core.state == core_state::UP).then(|| format!("{:#x}", core.gicr_typer)),
+        suspend: (core.state == core_state::UP && core.suspend_error != SUSPEND_UNTRIED).then(|| Suspend {
+            state: format!("{:#x}", core.suspend_state),
+            error: (core.suspend_error != 0)
+                .then(|| format!("{} ({})", psci_error(core.suspend_error), core.suspend_error)),
+        }),
     };
     let cores: Vec<CoreReport> = (0..).zip(entries).map(core).collect();
     let uid = directory.map(|directory| directory.hypervisor_uid).filter(|uid| *uid != [0; 4]);
@@ -720,38 +773,6 @@ fn class(midr: u32) -> String {
         _ => return format!("implementer {implementer:#04x} part {part:#05x}"),
     };
     name.into()
-}
-
-fn clock(capture: &Capture, view: Option<&View>, trusted: bool) -> Clock {
-    let check = capture.ending().and_then(|ending| ending.counter_check);
-    let measured = (check.map(|check| check.measured_hz), check.map(|check| check.uncertainty_hz));
-    let none = Clock {
-        measured_hz: measured.0.filter(|hz| hz.is_finite()),
-        measured_hz_uncertainty: measured.1.filter(|hz| hz.is_finite()),
-        trusted,
-        ..Clock::default()
-    };
-    let Some(view) = view else { return none };
-    let up = || view.cores.iter().filter(|core| core.state == core_state::UP);
-    let bounds = || {
-        up().flat_map(|core| {
-            [
-                (clock_flag::SKEW_BEFORE, core.skew_before_low, core.skew_before_high),
-                (clock_flag::SKEW_AFTER, core.skew_after_low, core.skew_after_high),
-            ]
-            .into_iter()
-            .filter(|(flag, low, high)| core.clock_flags & flag != 0 && low <= high)
-        })
-    };
-    Clock {
-        read_cost_ticks: up().map(|core| core.read_cost_min).max(),
-        max_skew_ticks: bounds().map(|(_, low, high)| low.unsigned_abs().max(high.unsigned_abs())).max(),
-        // What lies on both sides of zero proves nothing.
-        proven_skew_ticks: bounds().map(|(_, low, high)| low.max(high.saturating_neg()).max(0).unsigned_abs()).max(),
-        monotonic: up().map(|core| core.backwards == 0).reduce(|a, b| a && b),
-        step_ticks: up().map(|core| core.resolution).max(),
-        ..none
-    }
 }
 
 fn lanes(capture: &Capture, ipis: &Ipis) -> Vec<LaneReport> {
@@ -820,6 +841,11 @@ fn phases(capture: &Capture, ipis: &Ipis, tick_ns: f64) -> Vec<PhaseReport> {
     reports
 }
 
+/// What was sent: a kind's name, or `sgi` and the INTID of bare SGIs.
+fn kind_name(slot: &Slot) -> String {
+    slot.kind.map_or_else(|| format!("sgi{}", slot.intid), |kind| kind.name().into())
+}
+
 fn pairs(capture: &Capture, ipis: &Ipis, tick_ns: f64) -> Vec<Pair> {
     let info = capture.info();
     let measured = ipis.slots.iter().filter(|slot| slot.counts.sent > 0);
@@ -829,7 +855,7 @@ fn pairs(capture: &Capture, ipis: &Ipis, tick_ns: f64) -> Vec<Pair> {
             Pair {
                 from: slot.from,
                 to: slot.to,
-                kind: slot.kind.map_or_else(|| format!("sgi{}", slot.intid), |kind| kind.name().into()),
+                kind: kind_name(slot),
                 delivery: slot.delivery.map(Delivery::name),
                 state: ReceiverState::name(slot.state),
                 level: info.plan.level.clone(),
@@ -837,6 +863,10 @@ fn pairs(capture: &Capture, ipis: &Ipis, tick_ns: f64) -> Vec<Pair> {
                 latency: Latency::of(slot.latency, tick_ns),
                 exact: slot.exact,
                 counts: slot.counts,
+                stolen: slot.excused.stolen,
+                doubtful: slot.excused.doubtful,
+                recovered: slot.recovered.count,
+                backwards: slot.backwards,
                 timed: meta.is_some_and(|meta| meta.timed),
                 phase_index: slot.phase,
                 median_ns: slot.latency.map(|latency| latency.median * tick_ns),
@@ -919,5 +949,26 @@ impl Report {
     /// The exit code that the verdict stands for.
     pub fn exit_code(&self) -> u8 {
         self.verdict.exit_code()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_means_digits_follow_its_interval() {
+        for (mean, interval, expected) in [
+            (176.123_456, 6.019_331, (176.1, 6.0)),
+            (176.123_456, 0.019_331, (176.123, 0.019)),
+            (1_234_567.8, 3456.0, (1_234_600.0, 3500.0)),
+            (42.0, 16.0, (42.0, 16.0)),
+            (41.96, 99.9, (42.0, 100.0)),
+            (0.3, 0.0, (0.3, 0.0)),
+        ] {
+            assert_eq!(rounded(mean, interval), expected, "{mean} +- {interval}");
+        }
+        assert_eq!(rounded(1.5, f64::INFINITY), (1.5, f64::INFINITY));
+        assert!(rounded(1e300, 1e-300).0.is_finite() && rounded(1e-300, 1e300).0.is_finite());
     }
 }

@@ -203,6 +203,8 @@ pub struct Summary {
     pub p90: Option<f64>,
     /// Where at least 1000 are there.
     pub p99: Option<f64>,
+    /// Where at least 10,000 are there.
+    pub p999: Option<f64>,
     /// The greatest.
     pub max: f64,
     /// The mean.
@@ -267,6 +269,13 @@ impl Figures {
         }
     }
 
+    /// The cumulative distribution, see [`Spread::points`].
+    pub fn cdf(&self) -> Vec<(u64, u64)> {
+        let mut spread = Spread::default();
+        spread.add(self);
+        spread.points()
+    }
+
     /// How many lie above a number of ticks: exactly, or as many as surely do.
     pub fn above(&self, ticks: u64) -> u64 {
         match self {
@@ -281,6 +290,98 @@ impl Figures {
                 (false, greatest) => greatest.into(),
             },
         }
+    }
+}
+
+/// The most points of a cumulative distribution.
+const MOST_POINTS: usize = 100;
+
+/// How latencies spread, on the grid of [`histogram`].
+#[derive(Clone, Debug)]
+pub struct Spread {
+    counts: Vec<u64>,
+    min: u64,
+    max: u64,
+}
+
+impl Default for Spread {
+    fn default() -> Self {
+        Spread { counts: vec![0; histogram::BUCKETS], min: u64::MAX, max: 0 }
+    }
+}
+
+impl Spread {
+    fn put(&mut self, ticks: u64, count: u64) {
+        if let Some(bucket) = self.counts.get_mut(histogram::bucket(ticks)) {
+            *bucket = bucket.saturating_add(count);
+        }
+    }
+
+    /// Adds what figures are taken from.
+    pub fn add(&mut self, figures: &Figures) {
+        let (min, max) = match figures {
+            Figures::None => return,
+            Figures::Samples(samples) => {
+                match &samples.spilled {
+                    Some(spilled) => {
+                        for step in spilled.iter_recorded() {
+                            let ticks = step.value_iterated_to().clamp(samples.least, samples.greatest);
+                            self.put(ticks, step.count_at_value());
+                        }
+                    }
+                    None => samples.values.iter().for_each(|ticks| self.put(*ticks, 1)),
+                }
+                (samples.least, samples.greatest)
+            }
+            Figures::Buckets { counts, min, max, .. } => {
+                for (mine, theirs) in self.counts.iter_mut().zip(counts) {
+                    *mine = mine.saturating_add(u64::from(*theirs));
+                }
+                (*min, *max)
+            }
+            // All that is known: one of each extreme, and the others on their mean.
+            Figures::Extremes { min, max, sum, timed } => {
+                self.put(*min, 1);
+                self.put(*max, timed.saturating_sub(1).min(1));
+                self.put((sum / (*timed).max(1)).clamp(*min, (*max).max(*min)), timed.saturating_sub(2));
+                (*min, *max)
+            }
+        };
+        self.min = self.min.min(min);
+        self.max = self.max.max(max);
+    }
+
+    /// Ascending lengths in ticks, and how many latencies are at most that long: the least, the ends of buckets, the greatest.
+    pub fn points(&self) -> Vec<(u64, u64)> {
+        let total = self.counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
+        if total == 0 || self.min > self.max {
+            return Vec::new();
+        }
+        let mut points = Vec::new();
+        let mut seen = 0_u64;
+        for (bucket, count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            seen = seen.saturating_add(*count);
+            let end = histogram::upper(bucket);
+            // Where a bucket is wider than one value, nobody kept how many are equal to the least; one is.
+            if points.is_empty() && end > self.min {
+                points.push((self.min, 1));
+            }
+            points.push((end.min(self.max), seen));
+        }
+        points.dedup_by(|later, earlier| {
+            let same = later.0 <= earlier.0;
+            if same {
+                earlier.1 = later.1;
+            }
+            same
+        });
+        // Coarser, but from the least to the greatest.
+        while points.len() > MOST_POINTS {
+            let last = points.len() - 1;
+            let mut at = 0..;
+            points.retain(|_| at.next().is_none_or(|at: usize| at % 2 == 0 || at == last));
+        }
+        points
     }
 }
 
@@ -380,6 +481,7 @@ impl Summary {
             p50: percentile(0.5),
             p90: percentile(0.9),
             p99: percentile(0.99),
+            p999: percentile(0.999),
             max: greatest as f64,
             mean,
             mean_ci: mean_interval(n, deviation, resolution),
@@ -431,6 +533,7 @@ impl Summary {
                 p50: None,
                 p90: None,
                 p99: None,
+                p999: None,
                 max: max as f64,
                 mean,
                 mean_ci: mean_interval(timed, deviation, resolution),
@@ -568,6 +671,39 @@ mod tests {
         assert!((summary.p50.unwrap() / 1000.0 - 1.0).abs() < 0.125);
         assert!((summary.p99.unwrap() / 1980.0 - 1.0).abs() < 0.125);
         assert!(Summary::from_buckets(&counts, u64::MAX, 0, 0, 0, 1.0).is_none());
+    }
+
+    #[test]
+    fn a_thousandth_needs_ten_thousand() {
+        assert_eq!(samples(1..=9999, 20_000).summary(1.0).unwrap().p999, None);
+        assert_eq!(samples(1..=10_000, 20_000).summary(1.0).unwrap().p999, Some(9990.0));
+    }
+
+    #[test]
+    fn a_cumulative_distribution_ascends_between_exact_extremes() {
+        let values: Vec<u64> = (0..3000_u64).map(|index| 37 + index * index % 7919 * 3).collect();
+        let (least, greatest) = (*values.iter().min().unwrap(), *values.iter().max().unwrap());
+        for limit in [10_000, 100] {
+            let figures = Figures::of_samples(samples(values.iter().copied(), limit));
+            let points = figures.cdf();
+            assert!(points.len() <= MOST_POINTS && points.len() > 20, "{}", points.len());
+            assert!(points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1), "{points:?}");
+            assert_eq!((points[0].0, points.last().unwrap()), (least, &(greatest, 3000)));
+            for (ticks, count) in &points[1..] {
+                let true_count = values.iter().filter(|value| *value <= ticks).count() as u64;
+                let slack = if limit == 100 { 60 } else { 0 };
+                assert!(count.abs_diff(true_count) <= slack, "{ticks}: {count}, not {true_count}");
+            }
+        }
+        // Small values each have their own bucket, and a wide range is made coarser.
+        assert_eq!(Figures::of_samples(samples([3, 3, 5], 10)).cdf(), [(3, 2), (5, 3)]);
+        let points = Figures::of_samples(samples((0..2000).map(|index| 1 << (index % 60) | index), 10_000)).cdf();
+        assert!(points.len() <= MOST_POINTS && points.last().unwrap().1 == 2000);
+        let extremes = Figures::Extremes { min: 4, max: 9, sum: 70, timed: 10 };
+        assert_eq!(extremes.cdf(), [(4, 1), (7, 9), (9, 10)]);
+        assert!(Figures::None.cdf().is_empty());
+        let hostile = Figures::Extremes { min: 9, max: 4, sum: 0, timed: 2 };
+        assert!(hostile.cdf().is_empty());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 #[path = "synthetic/calls.rs"]
 mod calls;
 mod simulator;
+#[path = "synthetic/witness.rs"]
+mod witness;
 
 use host::capture::{Capture, Ended, VerdictScope};
 use host::correlate::From;

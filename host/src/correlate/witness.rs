@@ -251,7 +251,8 @@ impl Watch {
         };
         // A second way through the records, where there can be any of these.
         let asked = watching.is_none_or(|watching| watching != Watching::default());
-        let counted = |view: &&View| view.quiescent && view.cores.iter().all(|core| core.gaps == 0 && core.heartbeats == 0);
+        let counted =
+            |view: &&View| view.quiescent && view.cores.iter().all(|core| core.gaps == 0 && core.heartbeats == 0);
         if asked && view.filter(counted).is_none() {
             let mut next = vec![0; cores * LANES_PER_CORE];
             capture.lanes(|batch| watch.batch(batch, &mut next))?;
@@ -347,15 +348,15 @@ impl Watch {
     pub(super) fn finish(self, view: Option<&View>) -> (Vec<Gap>, Vec<GapTotals>) {
         let totals = (0..).zip(&self.cores).map(|(core, watched): (usize, _)| {
             let recorded = watched.gaps.len() as u64;
-            let counted = view.and_then(|view| view.cores.get(core));
-            let count = counted.map_or(0, |entry| entry.gaps).max(watched.numbered).max(recorded);
-            GapTotals {
-                count,
-                ticks: counted.map_or(0, |entry| entry.gap_ticks).max(watched.ticks),
-                longest: counted.map_or(0, |entry| entry.gap_longest).max(watched.longest),
-                heartbeats: counted.map_or(0, |entry| entry.heartbeats),
-                unrecorded: count - recorded,
-            }
+            let entry = view.and_then(|view| view.cores.get(core));
+            let seen = watched.numbered.max(recorded);
+            // The core's own counts, unless they were read before its last records were written.
+            let (count, ticks, longest) = match entry.filter(|entry| entry.gaps >= seen) {
+                Some(entry) => (entry.gaps, entry.gap_ticks, entry.gap_longest),
+                None => (seen, watched.ticks, watched.longest),
+            };
+            let heartbeats = entry.map_or(0, |entry| entry.heartbeats);
+            GapTotals { count, ticks, longest, heartbeats, unrecorded: count - recorded }
         });
         let totals = totals.collect();
         let mut gaps: Vec<Gap> = self.cores.into_iter().flat_map(|watched| watched.gaps).collect();
@@ -472,7 +473,9 @@ impl Sweeps {
     /// Messages up to the newest have their end. `latency`: of the newest, if it has one that counts.
     pub(super) fn ended(&mut self, flow: usize, newest: u32, count: u32, given_up: bool, latency: Option<u64>) {
         for older in 0..count.min(1024) {
-            let Some(Swept { line, offset }) = self.waiting.remove(&(flow, newest.wrapping_sub(older))) else { continue };
+            let Some(Swept { line, offset }) = self.waiting.remove(&(flow, newest.wrapping_sub(older))) else {
+                continue;
+            };
             let Some(step) = self.lines.get_mut(line).map(|line| line.step(offset)) else { continue };
             step.given_up += u64::from(given_up);
             if let Some(latency) = latency.filter(|_| older == 0) {

@@ -11,7 +11,7 @@ use comfy_table::{
     Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width,
 };
 
-use super::{CallbackReport, Latency, Options, Pair, Report, Stage};
+use super::{CallbackReport, Latency, Options, Pair, Report, Skews, Stage, SweepReport, mean_digits};
 use crate::capture::{Ended, VerdictScope};
 use crate::detect::{Suspect, Verdict, duration};
 
@@ -30,10 +30,13 @@ impl Report {
         let mut page = Page { report: self, options, text: String::new() };
         page.header();
         page.phases();
+        page.states();
         page.kinds();
         page.matrices();
+        page.sweeps();
         page.stages();
         page.outcomes();
+        page.stolen();
         page.calls();
         page.suspects("Suspects", &self.suspects, AnsiColor::Red, LISTED);
         page.suspects("Worth a look (not judged)", &self.advisories, AnsiColor::Yellow, ADVISED);
@@ -118,7 +121,7 @@ impl Page<'_> {
 
     fn header(&mut self) {
         let report = self.report;
-        let (target, clock) = (&report.target, &report.clock);
+        let target = &report.target;
         let mut classes: BTreeMap<&str, usize> = BTreeMap::new();
         for core in target.cores.iter().filter(|core| core.up) {
             *classes.entry(core.class.as_str()).or_default() += 1;
@@ -149,33 +152,8 @@ impl Page<'_> {
         for (key, value) in &target.tags {
             self.item("", 8, &format!("{key} = {value}"));
         }
-        let mut text = match (target.counter_hz, target.resolution_ns) {
-            (Some(hz), Some(resolution)) => {
-                format!("{} MHz, {} ns a step", trimmed(hz as f64 / 1e6, 3), trimmed(resolution, 1))
-            }
-            _ => "unknown: the capture holds no snapshot of the target".into(),
-        };
-        if let Some(cost) = clock.read_cost_ticks {
-            let _ = write!(text, ", a read takes {}", self.ticks(u64::from(cost)));
-        }
-        match (clock.proven_skew_ticks, clock.max_skew_ticks) {
-            (Some(0), Some(most)) => {
-                let _ = write!(text, ", cores apart by at most {}", self.ticks(most));
-            }
-            (Some(least), Some(most)) => {
-                let _ = write!(text, ", cores apart by {} to {}", self.ticks(least), self.ticks(most));
-            }
-            _ => {}
-        }
-        match clock.monotonic {
-            Some(true) => text += ", monotonic",
-            Some(false) => text += ", NOT monotonic",
-            None => {}
-        }
-        if let (Some(hz), Some(error)) = (clock.measured_hz, clock.measured_hz_uncertainty) {
-            let _ = write!(text, "; by the host's clock {} +- {} MHz", trimmed(hz / 1e6, 3), trimmed(error / 1e6, 3));
-        }
-        self.item("Counter", 8, &text);
+        let text = self.clock();
+        self.item("Clock", 8, &text);
         let whose = match report.verdict_scope {
             VerdictScope::Silicon => "the machine's own",
             VerdictScope::Virtualized => {
@@ -198,10 +176,83 @@ impl Page<'_> {
         {
             let _ = write!(
                 text,
-                ", rings non-cacheable (a record takes {there:.1} ns to write there, {elsewhere:.1} ns in cacheable memory)"
+                ", rings non-cacheable (a record takes {} to write there, {} in cacheable memory)",
+                self.record_cost(there),
+                self.record_cost(elsewhere)
             );
         }
         self.item("Plan", 8, &text);
+    }
+
+    /// What is known of the counters.
+    fn clock(&self) -> String {
+        let (target, clock) = (&self.report.target, &self.report.clock);
+        let (Some(hz), Some(step)) = (target.counter_hz, target.resolution_ns) else {
+            return "unknown: the capture holds no snapshot of the target".into();
+        };
+        let mut text = format!("{} MHz", trimmed(hz as f64 / 1e6, 3));
+        let rates: std::collections::BTreeSet<u32> = clock.cores.iter().map(|core| core.cntfrq).collect();
+        if let (Some(least), Some(most)) = (rates.first(), rates.last())
+            && least != most
+        {
+            let [least, most] = [least, most].map(|hz| trimmed(f64::from(*hz) / 1e6, 3));
+            let _ = write!(text, " (cores DISAGREE: CNTFRQ_EL0 says {least} to {most} MHz)");
+        }
+        match (clock.measured_hz, clock.measured_hz_uncertainty, clock.host_unchecked) {
+            (Some(hz), Some(error), _) => {
+                let digits = mean_digits(error.max(1.0) / 1e6).clamp(0, 6) as usize;
+                let _ = write!(text, ", by the host's clock {:.digits$} +- {:.digits$} MHz", hz / 1e6, error / 1e6);
+            }
+            (_, _, Some(why)) => {
+                let _ = write!(text, " (not held against the host's clock: {why})");
+            }
+            _ => {}
+        }
+        let _ = write!(text, "; {} ns a step", trimmed(step, 1));
+        if let Some(cost) = clock.read_cost_ticks {
+            let _ = write!(text, ", a read takes {}", self.ticks(cost.into()));
+        }
+        if let Some(most) = clock.read_cost_max_ticks.filter(|most| Some(*most) > clock.read_cost_ticks) {
+            let _ = write!(text, " (at most {})", self.ticks(most.into()));
+        }
+        text += match clock.monotonic {
+            Some(true) => ", never went back",
+            Some(false) => ", WENT BACK",
+            None => "",
+        };
+        let skew = |skews: Skews, when: &str| match skews {
+            Skews { proven_ticks: 0, possible_ticks } => format!("at most {} {when}", self.ticks(possible_ticks)),
+            Skews { proven_ticks, possible_ticks } => {
+                format!("{} to {} {when}", self.ticks(proven_ticks), self.ticks(possible_ticks))
+            }
+        };
+        let before = clock.skew_before.map(|skews| skew(skews, "before the plan"));
+        let after = clock.skew_after.map(|skews| skew(skews, "after it"));
+        let skews: Vec<String> = before.into_iter().chain(after).collect();
+        if !skews.is_empty() {
+            let _ = write!(text, "; cores apart by {}", skews.join(", "));
+        } else if !clock.tested {
+            text += "; captured WITHOUT clock test: nobody compared the cores";
+        }
+        let mut busy: Vec<f64> = clock.cores.iter().filter_map(|core| core.cycles_per_tick_busy).collect();
+        if let Some(cycles) = crate::stats::median(&mut busy) {
+            let runs = |goes: bool| clock.cores.iter().any(|core| core.cycles_run_in_wfi == Some(goes));
+            let waiting = match (runs(true), runs(false)) {
+                (true, false) => ", goes on in WFI",
+                (false, true) => ", stops in WFI",
+                (true, true) => ", stops in WFI on some cores",
+                (false, false) => "",
+            };
+            let _ = write!(text, "; cycle counter: {} a tick{waiting}", trimmed(cycles, 1));
+        } else if !clock.cores.is_empty() {
+            text += "; no cycle counter";
+        }
+        text
+    }
+
+    /// What a record took to write: the mean of many, so finer than a tick.
+    fn record_cost(&self, nanoseconds: f64) -> String {
+        duration(nanoseconds, self.report.tick_ns / f64::from(trace_ring::layout::COST_RECORDS))
     }
 
     /// Ticks as a length of time.
@@ -212,12 +263,9 @@ impl Page<'_> {
 
     /// A length of time, or a dash; what is below a tick says so.
     fn length(&self, nanoseconds: Option<f64>) -> String {
-        let tick = self.report.tick_ns;
         match nanoseconds {
-            None => "-".into(),
-            Some(_) if self.report.target.counter_hz.unwrap_or(0) == 0 => "-".into(),
-            Some(0.0) => format!("<{} ns", trimmed(tick, 1)),
-            Some(length) => duration(length, tick),
+            Some(length) if self.report.target.counter_hz.unwrap_or(0) > 0 => whole_ticks(length, self.report.tick_ns),
+            _ => "-".into(),
         }
     }
 
@@ -236,15 +284,143 @@ impl Page<'_> {
             row.extend([min_ns, p50_ns, p90_ns, p99_ns, max_ns].map(|length| self.length(length)));
             table.add_row(row);
         }
-        for column in 2..9 {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
+        self.put_numbers(table, 2);
+        // Of dithered sends, a mean says more than a tick.
+        let finer = |latency: &Latency| latency.mean_ci_ns.is_some_and(|interval| interval < report.tick_ns);
+        let known = report.target.counter_hz.unwrap_or(0) > 0;
+        let means: Vec<String> = report
+            .phases
+            .iter()
+            .filter(|phase| known && finer(&phase.latency))
+            .take(LISTED)
+            .filter_map(|phase| {
+                Some(format!("{} {}", phase.name, mean(phase.latency.mean_ns?, phase.latency.mean_ci_ns?)))
+            })
+            .collect();
+        if !means.is_empty() {
+            self.item("", 2, &format!("means: {}", means.join(", ")));
+        }
+    }
+
+    /// Latencies by the receiver's state, where there is more than one.
+    fn states(&mut self) {
+        let report = self.report;
+        let rows: Vec<_> = report.distributions.iter().filter(|row| row.distance.is_none()).collect();
+        if rows.iter().map(|row| row.state).collect::<std::collections::BTreeSet<_>>().len() < 2 {
+            return;
+        }
+        self.heading("Latency by receiver state");
+        let mut table = self.table();
+        table.set_header(["kind", "state", "n", "min", "p50", "p99", "p99.9", "max"]);
+        for row in rows {
+            let Latency { n, min_ns, p50_ns, p99_ns, p999_ns, max_ns, .. } = row.latency;
+            let mut cells = vec![row.kind.clone(), row.state.into(), grouped(n)];
+            cells.extend([min_ns, p50_ns, p99_ns, p999_ns, max_ns].map(|length| self.length(length)));
+            table.add_row(cells);
+        }
+        self.put_numbers(table, 2);
+    }
+
+    fn sweeps(&mut self) {
+        let report = self.report;
+        if report.sweeps.is_empty() {
+            return;
+        }
+        self.heading("Sends timed against a transition of their receiver");
+        let mut table = self.table();
+        table.set_header(["from", "to", "transition", "steps", "IPIs", "given up", "min", "max", "worst at"]);
+        let least = |sweep: &SweepReport| sweep.steps.iter().filter_map(|step| step.min_ns).reduce(f64::min);
+        let most = |sweep: &SweepReport| sweep.steps.iter().filter_map(|step| step.max_ns).reduce(f64::max);
+        let given_up = |sweep: &SweepReport| sweep.steps.iter().map(|step| step.given_up).sum::<u64>();
+        // Lost ones first, then the latest.
+        let mut sweeps: Vec<_> = report.sweeps.iter().collect();
+        sweeps.sort_by(|a, b| {
+            let longest = |sweep| most(sweep).unwrap_or(0.0);
+            given_up(b).cmp(&given_up(a)).then(longest(b).total_cmp(&longest(a)))
+        });
+        for sweep in sweeps.iter().take(LISTED) {
+            let sent = sweep.steps.iter().map(|step| step.sent).sum();
+            let worst = sweep.worst_offset_ns.map_or("-".into(), |offset| match self.length(Some(offset.abs())) {
+                _ if offset == 0.0 => "0".into(),
+                length if offset < 0.0 => format!("-{length}"),
+                length => format!("+{length}"),
+            });
+            table.add_row([
+                sweep.from.to_string(),
+                sweep.to.to_string(),
+                sweep.transition.replace('_', " "),
+                grouped(sweep.steps.len() as u64),
+                grouped(sent),
+                grouped(given_up(sweep)),
+                self.length(least(sweep)),
+                self.length(most(sweep)),
+                worst,
+            ]);
+        }
+        self.put_numbers(table, 3);
+        if sweeps.len() > LISTED {
+            self.item("  ", 2, &format!("and {} more (see --json)", sweeps.len() - LISTED));
+        }
+    }
+
+    /// Time that was taken from cores, and whether anybody watched for it.
+    fn stolen(&mut self) {
+        /// Cores that are named, those that lost most.
+        const NAMED: usize = 4;
+        let report = self.report;
+        let stolen = &report.stolen;
+        let live = matches!(report.verdict_scope, VerdictScope::Emulated | VerdictScope::Virtualized);
+        let gaps: u64 = stolen.cores.iter().map(|core| core.gaps).sum();
+        let excused = stolen.ipis_stolen + stolen.ipis_doubtful;
+        let heartbeats: u64 = stolen.cores.iter().map(|core| core.heartbeats).sum();
+        let watched = heartbeats > 0 || stolen.gap_ns.is_some_and(|gap| gap > 0);
+        if gaps == 0 && excused == 0 && (watched || !live) {
+            return;
+        }
+        self.heading("Stolen time");
+        if !watched {
+            self.item("", 2, "nobody watched: time that the host took from cores can't be told from late IPIs");
+        }
+        if gaps > 0 {
+            let total: f64 = stolen.cores.iter().map(|core| core.total_ns).sum();
+            let longest = stolen.cores.iter().map(|core| core.longest_ns).fold(0.0, f64::max);
+            let mut text = format!(
+                "cores were away {} times, {} together, {} at most",
+                grouped(gaps),
+                self.length(Some(total)),
+                self.length(Some(longest))
+            );
+            if let Some(gap) = stolen.gap_ns.filter(|gap| *gap > 0) {
+                let _ = write!(text, "; what is shorter than {} us was not seen", trimmed(gap as f64 / 1e3, 3));
             }
+            self.item("", 2, &text);
+            let mut cores: Vec<_> = stolen.cores.iter().filter(|core| core.gaps > 0).collect();
+            cores.sort_by(|a, b| b.total_ns.total_cmp(&a.total_ns).then(a.core.cmp(&b.core)));
+            let named: Vec<String> = cores
+                .iter()
+                .take(NAMED)
+                .map(|core| {
+                    let total = self.length(Some(core.total_ns));
+                    format!("core {}: {} times, {total}", core.core, grouped(core.gaps))
+                })
+                .collect();
+            let more = cores.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!("; and {more} more cores") } else { String::new() };
+            self.item("", 2, &format!("most: {}{more}", named.join("; ")));
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 1));
+        if excused > 0 {
+            let text = format!(
+                "{} IPIs were late because of that for the greater part, {} in part: not judged",
+                grouped(stolen.ipis_stolen),
+                grouped(stolen.ipis_doubtful)
+            );
+            self.item("", 2, &text);
         }
-        self.put(&table);
+        let unrecorded: u64 = stolen.cores.iter().map(|core| core.unrecorded).sum();
+        if unrecorded > 0 {
+            let text = format!("{} gaps have no record: IPIs that they made late are judged", grouped(unrecorded));
+            self.item("", 2, &text);
+        }
     }
 
     /// A table whose columns from `first` on hold numbers.
@@ -509,7 +685,7 @@ impl Page<'_> {
             let mut line = vec![Cell::new(row)];
             for column in &columns {
                 let cell = match cells.remove(&(row, *column)) {
-                    Some(0.0) => Cell::new(format!("<{tick:.digits$}")),
+                    Some(0.0) => Cell::new(format!("<{}", below(tick, digits))),
                     Some(median) => {
                         let cell = Cell::new(format!("{:.digits$}", median / scale));
                         if self.options.color { cell.fg(heat(median, usual)) } else { cell }
@@ -745,6 +921,34 @@ fn three_digits(rate: f64) -> u64 {
     ((rate / scale).round() * scale) as u64
 }
 
+/// A length of time as a whole number of ticks (both ns), in three digits at most: nobody saw what lies between. Percentiles of
+/// buckets and medians of medians may lie there.
+fn whole_ticks(nanoseconds: f64, tick: f64) -> String {
+    match (nanoseconds / tick).round() * tick {
+        0.0 => format!("<{} ns", trimmed(tick, 1)),
+        length => duration(length, tick),
+    }
+}
+
+/// A mean and its interval, ns: the mean has the interval's digits.
+fn mean(mean: f64, interval: f64) -> String {
+    let (scale, unit, finest) = match mean.abs() {
+        mean if mean >= 1e6 => (1e6, "ms", 9),
+        mean if mean >= 1e4 => (1e3, "us", 6),
+        _ => (1.0, "ns", 3),
+    };
+    // A thousandth of a nanosecond is nobody's.
+    let interval = interval.max(0.001);
+    let digits = mean_digits(interval / scale).clamp(0, finest) as usize;
+    format!("{:.digits$} +- {:.digits$} {unit}", mean / scale, interval / scale)
+}
+
+/// A tick in a table of so many digits, which must not round it to nothing.
+fn below(tick: f64, digits: usize) -> String {
+    let text = format!("{tick:.digits$}");
+    if text.bytes().any(|digit| matches!(digit, b'1'..=b'9')) { text } else { trimmed(tick, digits + 2) }
+}
+
 /// A number without zeroes at its end.
 fn trimmed(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
@@ -761,5 +965,61 @@ mod tests {
         assert_eq!(three_digits(84_217.3), 84_200);
         assert_eq!(three_digits(0.0), 0);
         assert_eq!((trimmed(62.5, 3), trimmed(8.0, 3)), ("62.5".to_owned(), "8".to_owned()));
+    }
+
+    #[test]
+    fn lengths_are_whole_ticks_with_no_digit_below_one() {
+        for (tick, lengths) in [
+            (
+                125.0,
+                [
+                    (0.0, "<125 ns"),
+                    (60.0, "<125 ns"),
+                    (125.0, "125 ns"),
+                    // A bucket's middle.
+                    (437.5, "500 ns"),
+                    (1187.5, "1250 ns"),
+                    (12_375.0, "12.4 us"),
+                    (1_234_625.0, "1.23 ms"),
+                ],
+            ),
+            (
+                16.0,
+                [
+                    (0.0, "<16 ns"),
+                    (16.0, "16 ns"),
+                    (183.5, "176 ns"),
+                    (248.1, "256 ns"),
+                    (9984.0, "9984 ns"),
+                    (20_016.0, "20.0 us"),
+                    (3_000_000_016.0, "3.00 s"),
+                ],
+            ),
+        ] {
+            for (length, expected) in lengths {
+                assert_eq!(whole_ticks(length, tick), expected, "{length} of {tick}");
+            }
+        }
+        // 96 MHz: a tick is no whole number of nanoseconds.
+        assert_eq!(
+            [0.0, 10.416_666, 104.166_66].map(|length| whole_ticks(length, 10.416_666)),
+            ["<10.4 ns", "10 ns", "104 ns"]
+        );
+        assert_eq!((below(0.016, 1), below(16.0, 0), below(0.125, 1)), ("0.016".into(), "16".into(), "0.1".into()));
+    }
+
+    #[test]
+    fn a_mean_has_the_digits_of_its_interval_in_every_unit() {
+        for (length, interval, expected) in [
+            (163.42, 0.31, "163.42 +- 0.31 ns"),
+            (163.4, 2.9, "163.4 +- 2.9 ns"),
+            (1600.0, 125.0, "1600 +- 125 ns"),
+            (12_345.6, 7.5, "12.3456 +- 0.0075 us"),
+            (12_350.0, 125.0, "12.35 +- 0.12 us"),
+            (7_654_321.0, 16_000.0, "7.654 +- 0.016 ms"),
+            (42.0, 0.0, "42.000 +- 0.001 ns"),
+        ] {
+            assert_eq!(mean(length, interval), expected);
+        }
     }
 }

@@ -6,6 +6,7 @@
 pub mod calls;
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
 use host::capture::{Attachment, CaptureWriter, Ended, Ending, LaneAccount, PLAN_ATTACHMENT, RunInfo, VerdictScope};
@@ -15,12 +16,13 @@ use trace_ring::calls::{CallDescriptor, LiveEntry};
 use trace_ring::histogram;
 use trace_ring::layout::{
     ABI_VERSION, Context, CoreEntry, Directory, FaultEntry, HeadLine, LANES_PER_CORE, LOG_STRIDE, LaneDescriptor,
-    MAGIC, NO_HISTOGRAM, PairSlot, PhaseResult, Truth, clock_flag, conduit, core_state, lay_out, run_state,
+    MAGIC, NO_HISTOGRAM, PairSlot, PhaseResult, SUSPEND_UNTRIED, Truth, clock_flag, conduit, core_state, lay_out,
+    run_state,
 };
-use trace_ring::plan::Plan;
+use trace_ring::plan::{Plan, PlanHeader, checksum};
 use trace_ring::reader::Loss;
 use trace_ring::record::{
-    Event, FLAG_DELIVERED, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ENABLED, Retired, SLOT_SHIFT, Words,
+    Event, FLAG_DELIVERED, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ENABLED, Retired, SLOT_SHIFT, Witness, Words,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -123,6 +125,7 @@ impl Simulator {
             skew_before_high: 3,
             skew_after_low: -1,
             skew_after_high: 2,
+            suspend_error: SUSPEND_UNTRIED,
             ..CoreEntry::new_zeroed()
         };
         Simulator {
@@ -302,6 +305,53 @@ impl Simulator {
     pub fn lose(&mut self, slot: usize) {
         self.send(slot, 2);
         self.retire(slot, PROBE_ENABLED);
+    }
+
+    /// The plan has its cores watch, in ns.
+    pub fn watch(&mut self, heartbeat_ns: u64, gap_ns: u64) {
+        let meta = &mut self.compiled.meta;
+        (meta.heartbeat_ns, meta.gap_ns) = (heartbeat_ns, gap_ns);
+        let blob = &mut self.compiled.blob;
+        let mut put = |at: usize, bytes: &[u8]| blob[at..at + bytes.len()].copy_from_slice(bytes);
+        put(offset_of!(PlanHeader, heartbeat_ns), &heartbeat_ns.to_le_bytes());
+        put(offset_of!(PlanHeader, gap_ns), &gap_ns.to_le_bytes());
+        let crc = checksum(&self.compiled.blob).to_le_bytes();
+        self.compiled.blob[offset_of!(PlanHeader, crc)..][..4].copy_from_slice(&crc);
+    }
+
+    /// A core notices now that it was away since then: its timer does in the IRQ handler, a polling loop in the thread.
+    pub fn gap(&mut self, core: u16, context: Context, since: u64) {
+        let (t, entry) = (self.now, &mut self.cores[usize::from(core)]);
+        let before = entry.gaps;
+        entry.gaps += 1;
+        entry.gap_ticks += t - since;
+        entry.gap_longest = entry.gap_longest.max(t - since);
+        let witness = if context == Context::Thread { Witness::Loop } else { Witness::Timer };
+        let extra = witness.code();
+        let msg = before as u32;
+        let (kind, arg) = (Kind::Gap, since + self.skew[usize::from(core)]);
+        self.emit(core, context, Event { t, kind, flags: 0, peer: PEER_ALL, msg, intid: 0xFF, extra, arg });
+    }
+
+    /// A core takes a heartbeat now that was due then; these SGIs are pending.
+    pub fn heartbeat(&mut self, core: u16, due: u64, pending: u32) {
+        self.cores[usize::from(core)].heartbeats += 1;
+        if pending != 0 {
+            let (t, arg) = (self.now, due + self.skew[usize::from(core)]);
+            let event =
+                Event { t, kind: Kind::Heartbeat, flags: 0, peer: PEER_ALL, msg: pending, intid: 0xFF, extra: 0, arg };
+            self.emit(core, Context::Irq, event);
+        }
+    }
+
+    /// A message is sent now, so far from a transition of its receiver.
+    pub fn sweep(&mut self, slot: usize, transition: u8, offset: i64) {
+        let PairSlot { from, to, intid, .. } = self.slots[slot];
+        let msg = self.numbers.get(&(from, to, intid)).map_or(0, |numbers| numbers.0) + 1;
+        let arg = self.now.wrapping_add_signed(-offset);
+        let (t, extra) = (self.now, transition);
+        self.emit(from, Context::Thread, Event { t, kind: Kind::Sweep, flags: 0, peer: to, msg, intid, extra, arg });
+        self.send(slot, 2);
     }
 
     /// Runs all timed phases: every pair so often, with the latency that `latency(from, to, round)` says.
