@@ -252,7 +252,8 @@ pub struct ThreadLoad {
     pub core: u16,
     /// Seconds that it ran.
     pub ran_s: f64,
-    /// Seconds that it wanted to run and stood in the queue of a processor.
+    /// Seconds that it wanted to run and stood in the queue of a processor. A thread that a debugger or a freezer stopped stands
+    /// in none: like sleep in WFI, that is time in which it neither ran nor waited.
     pub waited_s: f64,
     /// The most of them in one look of the host, seconds.
     pub waited_longest_s: f64,

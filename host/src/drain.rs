@@ -6,7 +6,6 @@
 //! user asked to stop. In each case the target is ended first, where it can be, and then drained once more: with nobody
 //! writing, every slot counts.
 
-use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,7 @@ use zerocopy::IntoBytes as _;
 
 use crate::capture::{CaptureError, CaptureWriter, CounterCheck, Ended, Ending, ErrorInfo, LaneAccount};
 use crate::interrupt;
+use crate::load::Witness;
 use crate::plan::PhaseMeta;
 use crate::progress::Progress;
 use crate::qemu;
@@ -113,6 +113,11 @@ pub trait Live {
     /// Its process on this host, if it has one.
     fn process(&self) -> Option<u32>;
 
+    /// The threads of that process that execute the cores, by core, where each has one of its own. Asked once, when the
+    /// firmware is up.
+    fn threads(&mut self) -> Vec<(u16, u32)> {
+        Vec::new()
+    }
     /// How often to look. `prefix`: bytes of a snapshot.
     fn pace(&mut self, prefix: u64) -> Pace {
         Pace::memory(prefix)
@@ -174,6 +179,10 @@ impl Live for qemu::Target {
     fn process(&self) -> Option<u32> {
         Some(qemu::Target::process(self))
     }
+
+    fn threads(&mut self) -> Vec<(u16, u32)> {
+        qemu::Target::threads(self)
+    }
 }
 
 /// What a drain has to know of the run.
@@ -226,16 +235,16 @@ pub fn drain<T: Live>(
     settings: &Settings<'_>,
 ) -> Result<Outcome, CaptureError> {
     let started = Instant::now();
-    let load = HostLoad::now(target.process());
+    let mut witness = Witness::new(target.process());
     let mut timings = Timings::default();
     let (ended, error, lanes, counter_check, measured) = match arrive(target, settings, started) {
         Ok((source, region)) => {
             timings.region = Some(started.elapsed());
+            witness.watch(&target.threads());
             let mut run = Run::new(target, source, region, settings, started);
-            let over = run.poll(capture, progress, &mut timings);
+            let over = run.poll(capture, progress, &mut timings, &mut witness);
             // Accounted while the child's times can still be read.
-            // A target that is not a process of this host has processors of its own.
-            let steal = run.target.process().and_then(|process| load.share_of_others(Some(process)));
+            let (steal, host_load) = witness.finish();
             let over = over?;
             let quiet = run.target.kill() || matches!(over, Over::Said);
             // Who asked to stop, of a target that goes on, gets what is near.
@@ -258,7 +267,7 @@ pub fn drain<T: Live>(
                 host_seconds,
                 counter_check: check,
                 steal,
-                host_load: None,
+                host_load,
                 notes,
                 counters_moved,
             };
@@ -481,6 +490,7 @@ impl<'a, T: Live> Run<'a, T> {
         capture: &mut CaptureWriter,
         progress: &mut Progress,
         timings: &mut Timings,
+        witness: &mut Witness,
     ) -> Result<Over, CaptureError> {
         let mut swept = Instant::now();
         let mut snapped: Option<Instant> = None;
@@ -497,7 +507,10 @@ impl<'a, T: Live> Run<'a, T> {
             self.watch.see(&self.status, before, Instant::now());
             match self.status.state {
                 run_state::BOOTING | run_state::STARTING => {}
-                run_state::RUNNING => timings.running = timings.running.or(Some(self.started.elapsed())),
+                run_state::RUNNING => {
+                    timings.running = timings.running.or(Some(self.started.elapsed()));
+                    witness.look_if_due();
+                }
                 run_state::ENDED | run_state::ABORTED => {
                     timings.ended = Some(self.started.elapsed());
                     return Ok(Over::Said);
@@ -905,54 +918,6 @@ impl Watch {
     }
 }
 
-/// Processor time of the host, to tell how much of it others took.
-#[derive(Clone, Copy, Debug)]
-struct HostLoad {
-    busy: u64,
-    total: u64,
-    own: u64,
-}
-
-impl HostLoad {
-    /// Now, with the time of this process and of `child`. All zeroes where the system doesn't tell.
-    fn now(child: Option<u32>) -> HostLoad {
-        let (busy, total) =
-            fs::read_to_string("/proc/stat").ok().and_then(|text| busy_and_total(&text)).unwrap_or_default();
-        let of =
-            |path: String| fs::read_to_string(path).ok().and_then(|text| processor_time(&text)).unwrap_or_default();
-        let own = of("/proc/self/stat".into()) + child.map_or(0, |child| of(format!("/proc/{child}/stat")));
-        HostLoad { busy, total, own }
-    }
-
-    /// The share (0 to 1) of the host's processor time since then that went to others.
-    fn share_of_others(&self, child: Option<u32>) -> Option<f64> {
-        let now = HostLoad::now(child);
-        let total = now.total.checked_sub(self.total).filter(|total| *total > 0)?;
-        let busy = now.busy.saturating_sub(self.busy);
-        // A child that has ended by itself was reaped, and its time counts as this process's.
-        let own = now.own.checked_sub(self.own)?;
-        Some((busy.saturating_sub(own) as f64 / total as f64).clamp(0.0, 1.0))
-    }
-}
-
-/// Busy and total ticks of all processors together, from /proc/stat.
-fn busy_and_total(text: &str) -> Option<(u64, u64)> {
-    let fields: Vec<u64> =
-        text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|word| word.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; guest times are part of user and nice.
-    let total: u64 = fields.iter().take(8).sum();
-    let idle: u64 = fields.iter().skip(3).take(2).sum();
-    Some((total - idle, total))
-}
-
-/// User and system ticks of a process and of the children it has reaped, from /proc/PID/stat.
-fn processor_time(text: &str) -> Option<u64> {
-    // The name may hold spaces and parentheses; what follows the last one does not.
-    let fields = text.rsplit_once(')')?.1.split_whitespace().skip(11).take(4);
-    let times: Option<Vec<u64>> = fields.map(|field| field.parse().ok()).collect();
-    times.filter(|times| times.len() == 4).map(|times| times.iter().sum())
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -1305,16 +1270,6 @@ mod tests {
             assert_eq!((ending.ended, kind(&ending), measured), (Ended::TargetDied, "region", false));
             assert!(ending.error.is_some_and(|error| error.message.contains(names)));
         }
-    }
-
-    #[test]
-    fn processor_times_are_read_from_proc() {
-        assert_eq!(busy_and_total("cpu  10 1 5 100 4 1 2 3 7 0\ncpu0 1 1 1\n"), Some((22, 126)));
-        assert_eq!(busy_and_total("nothing"), None);
-        let line = "123 (a) b c) S 1 123 123 0 -1 4194304 100 0 0 0 77 23 5 6 20 0 1 0 100 0 0";
-        assert_eq!(processor_time(line), Some(77 + 23 + 5 + 6));
-        assert_eq!(processor_time(""), None);
-        assert!(HostLoad::now(None).total > 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | [`scratch`] | the folder of a run: nothing of it survives the run, or the next one | |
 //! | [`probe`] | checks, loads, starts and drains a board behind a debug probe, or attaches to it | board, plan -> capture |
 //! | [`drain`] | polls the region into the capture until the run ended | `RegionSource` -> capture, `Ended` |
+//! | [`load`] | what the host's scheduler says of an emulated target | -> `HostLoad` |
 //! | [`memory`] | memory that others took: a dump, a GDB server | `FILE@ADDRESS` -> capture |
 //! | [`adopt`] | a region whose run was started elsewhere -> capture | `RegionSource` -> capture |
 //! | [`sparse`] | a region put together from pieces, and what its gaps would have said | pieces -> `RegionSource` |
@@ -47,6 +48,7 @@ pub mod firmware;
 pub mod image;
 pub mod inspect;
 pub mod interrupt;
+pub mod load;
 pub mod log;
 pub mod machine;
 pub mod memory;

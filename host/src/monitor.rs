@@ -124,7 +124,8 @@ impl Monitor {
         Monitor::connect_within(path, PATIENCE)
     }
 
-    fn connect_within(path: &Path, patience: Duration) -> Result<Monitor, MonitorError> {
+    /// Connects and negotiates, and gives no answer more time than `patience`.
+    pub fn connect_within(path: &Path, patience: Duration) -> Result<Monitor, MonitorError> {
         let failed = |source| MonitorError::Connect { path: path.into(), source };
         // A connect waits where two others are before it, and std gives it no deadline: the thread ends with QEMU.
         let (sender, receiver) = mpsc::channel();
@@ -184,6 +185,17 @@ impl Monitor {
     /// How many cores there are.
     pub fn cores(&mut self) -> Result<usize, MonitorError> {
         Ok(self.execute("query-cpus-fast", json!({}))?.as_array().map_or(0, Vec::len))
+    }
+
+    /// The host's threads that execute the cores, by core.
+    pub fn threads(&mut self) -> Result<Vec<(u16, u32)>, MonitorError> {
+        let answer = self.execute("query-cpus-fast", json!({}))?;
+        let number = |cpu: &Value, name: &str| cpu.get(name).and_then(Value::as_u64);
+        let thread = |cpu: &Value| {
+            let (core, thread) = (number(cpu, "cpu-index")?, number(cpu, "thread-id")?);
+            Some((u16::try_from(core).ok()?, u32::try_from(thread).ok()?))
+        };
+        Ok(answer.as_array().into_iter().flatten().filter_map(thread).collect())
     }
 
     /// Stops all cores and their clock.
@@ -415,6 +427,18 @@ mod tests {
         assert!(asked[0].contains("qmp_capabilities"), "{asked:?}");
         assert!(asked[1].contains("xp /1wx 0x80b0100") && !asked[1].contains("cpu-index"), "{asked:?}");
         assert!(asked[2].contains("x /2gx 0x1000") && asked[2].contains("\"cpu-index\":9"), "{asked:?}");
+    }
+
+    #[test]
+    fn threads_are_named_by_the_core_that_they_execute() {
+        let (_folder, path, _serve) = server(&[
+            GREETING,
+            "{\"return\": {}, \"id\": 1}\n",
+            "{\"return\": [{\"thread-id\": 4711, \"qom-path\": \"/machine/unattached/device[0]\", \"cpu-index\": 0, \
+             \"target\": \"aarch64\"}, {\"cpu-index\": 1}, {\"thread-id\": 4713, \"cpu-index\": 2}], \"id\": 2}\n",
+        ]);
+        let mut monitor = Monitor::connect(&path).expect("connects");
+        assert_eq!(monitor.threads().expect("answers"), [(0, 4711), (2, 4713)]);
     }
 
     #[test]

@@ -44,6 +44,9 @@ const SEARCHED: u64 = 128 << 20;
 /// How long the look at the cores of a run that was cut short may take.
 const LOOK: Duration = Duration::from_secs(3);
 
+/// How long QEMU may take to name its threads: it is asked when the plan is about to begin.
+const THREADS: Duration = Duration::from_millis(500);
+
 /// Names in the scratch folder: the run's own monitor, the one for `inspect --live`, what backs the RAM, and what tells of all.
 const OWN_MONITOR: &str = "qmp";
 const GUEST_MONITOR: &str = "inspect";
@@ -224,7 +227,8 @@ impl<'a> Setup<'a> {
         let arguments = self.machine.arguments(&files, self.memory_bytes, self.load);
         let (ram_base, ram_bytes) = (self.machine.ram_base(), self.memory_bytes);
         let ram = Ram { file: ram, base: ram_base, bytes: ram_bytes };
-        Ok(Prepared { arguments, ram, console, monitor: monitors.into_iter().next(), scratch })
+        let (monitor, parallel) = (monitors.into_iter().next(), !self.machine.deterministic);
+        Ok(Prepared { arguments, ram, console, monitor, parallel, scratch })
     }
 }
 
@@ -236,6 +240,7 @@ pub struct Prepared {
     console: PathBuf,
     /// The run's own; `None`: the folder's name is too long for a socket.
     monitor: Option<PathBuf>,
+    parallel: bool,
     scratch: Scratch,
 }
 
@@ -257,7 +262,7 @@ impl Prepared {
 
     /// Boots it. Call this from a thread that lives as long as the target shall ([`Guarded::spawn`] says why).
     pub fn start(self) -> Result<Target, QemuError> {
-        let Prepared { arguments, ram, console, monitor, scratch } = self;
+        let Prepared { arguments, ram, console, monitor, parallel, scratch } = self;
         let complaints_path = scratch.file("stderr");
         let complaints = File::create(&complaints_path).map_err(FileError::of("create", &complaints_path))?;
         let mut command = Command::new(PROGRAM);
@@ -265,7 +270,7 @@ impl Prepared {
         let child = Guarded::spawn(&mut command).map_err(QemuError::Missing)?;
         scratch.record_qemu(child.id())?;
         let picture = Picture::Never;
-        Ok(Target { child, ram, console, complaints: complaints_path, monitor, picture, scratch })
+        Ok(Target { child, ram, console, complaints: complaints_path, monitor, parallel, picture, scratch })
     }
 }
 
@@ -373,6 +378,8 @@ pub struct Target {
     console: PathBuf,
     complaints: PathBuf,
     monitor: Option<PathBuf>,
+    /// Each core has a thread of its own: instructions are not counted.
+    parallel: bool,
     picture: Picture,
     scratch: Scratch,
 }
@@ -386,6 +393,13 @@ impl Target {
     /// The scratch folder.
     pub fn folder(&self) -> &Path {
         self.scratch.path()
+    }
+
+    /// The threads that execute the cores, by core; none where they have none of their own, or QEMU does not say.
+    pub fn threads(&self) -> Vec<(u16, u32)> {
+        let path = self.monitor.as_ref().filter(|_| self.parallel);
+        let ask = |path: &PathBuf| Monitor::connect_within(path, THREADS)?.threads();
+        path.and_then(|path| ask(path).ok()).unwrap_or_default()
     }
 
     /// How QEMU ended, if it has.
