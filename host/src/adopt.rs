@@ -65,6 +65,7 @@ pub fn collect<S: RegionSource>(
         stall: None,
         boot_deadline: Duration::ZERO,
         phases: &info.plan.phases,
+        stop_on: None,
     };
     let whole = matches!(status.state, run_state::ENDED | run_state::ABORTED);
     let mut still = Still { source: Some(source), whole, origin };

@@ -286,6 +286,18 @@ pub struct Ending {
     /// The newest snapshot was taken while the target went on, or before it ended: its counters are not the totals.
     #[serde(default)]
     pub counters_moved: bool,
+    /// What ended the run early by itself (`--stop-on`).
+    #[serde(default)]
+    pub stopped_by: Option<StoppedBy>,
+}
+
+/// An expression that ended a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppedBy {
+    /// As it was given.
+    pub expression: String,
+    /// What the counters that it names said then, for people.
+    pub values: String,
 }
 
 /// Why a capture can't be written or read.

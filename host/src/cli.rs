@@ -21,6 +21,7 @@ use crate::run::{OnHang, Request};
 use crate::selftest;
 use crate::serial;
 use crate::sparse::Want;
+use crate::stop::StopOn;
 
 /// What every help text ends with.
 const EXIT_CODES: &str = "Exit codes: 0 clean, 1 the target failed, 2 it could not be measured, 3 asked wrongly.";
@@ -158,7 +159,7 @@ pub struct ProbeArguments {
     #[arg(long, value_name = "SELECTOR")]
     pub probe: Option<String>,
     /// Drain and report a target that runs already: nothing is written, nobody is halted.
-    #[arg(long, conflicts_with_all = ["cores", "plan", "dtb", "rings"])]
+    #[arg(long, conflicts_with_all = ["cores", "plan", "dtb", "rings", "stop_on"])]
     pub attach: bool,
     /// Where the image of a running target lies [default: memory is searched].
     #[arg(long, value_name = "ADDRESS", value_parser = number, requires = "attach")]
@@ -184,6 +185,9 @@ pub struct ProbeArguments {
     /// What the cores shall do.
     #[command(flatten)]
     pub plan: PlanArguments,
+    /// End the run early, as Ctrl-C does, when the counters satisfy an expression, like "lost > 0 || latency > 200us".
+    #[arg(long, value_name = "EXPR")]
+    pub stop_on: Option<StopOn>,
     /// Say something about the unit or its surroundings: KEY=VALUE. Can be given again.
     #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
     pub tag: Vec<(String, String)>,
@@ -215,6 +219,7 @@ impl ProbeArguments {
             tree: self.dtb.clone(),
             cores: self.cores,
             deadline: self.deadline,
+            stop_on: self.stop_on.clone(),
             plan: self.plan.request(),
             firmware: self.firmware.clone(),
             out: self.out.clone(),
@@ -591,6 +596,9 @@ pub struct QemuArguments {
     /// Count instructions instead of time: the same run gives the same trace, bit by bit.
     #[arg(long)]
     pub deterministic: bool,
+    /// End the run early, as Ctrl-C does, when the counters satisfy an expression, like "lost > 0 || latency > 200us".
+    #[arg(long, value_name = "EXPR")]
+    pub stop_on: Option<StopOn>,
     /// Say something about the unit or its surroundings: KEY=VALUE. Can be given again.
     #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
     pub tag: Vec<(String, String)>,
@@ -630,6 +638,7 @@ impl QemuArguments {
             firmware: self.firmware.clone(),
             out: self.out.clone(),
             tags: self.tag.iter().cloned().collect(),
+            stop_on: self.stop_on.clone(),
             on_hang: self.on_hang,
             quiet: false,
         }
@@ -760,7 +769,7 @@ mod tests {
     fn a_full_command_line_becomes_a_request() {
         let line = "ipiscope qemu --cores 8 --plan ping --from 0-1 --to 3 --duration 2s --keep worst:10 --machine virt-el2 \
                     --deterministic --inject drop:0:1:0.01 --inject dead:2 --tag unit=A17 --tag lot=3=x --level stages --policy \
-                    trigger --trigger 50us --ring-records 64 --ring-memory 64M --out a.mcap -- -d int";
+                    trigger --trigger 50us --ring-records 64 --ring-memory 64M --stop-on lost>0||latency>1ms --out a.mcap -- -d int";
         let Verb::Qemu(arguments) = Cli::try_parse_from(line.split_whitespace()).expect("parses").verb else {
             panic!("another verb")
         };
@@ -773,6 +782,7 @@ mod tests {
         assert_eq!((request.plan.level, request.plan.policy), (Some(TraceLevel::Stages), Policy::Trigger));
         assert_eq!(request.plan.trigger, Some(Duration::from_micros(50)));
         assert_eq!(request.plan.ring_memory_cap, 64 << 20);
+        assert_eq!(request.stop_on.map(|stop_on| stop_on.to_string()).as_deref(), Some("lost>0||latency>1ms"));
         assert_eq!(request.tags.get("lot").map(String::as_str), Some("3=x"));
     }
 
@@ -804,6 +814,7 @@ mod tests {
             ("--keep some", "worst:N"),
             ("--from 3-1", "0-3,7"),
             ("--accel xen", "kvm"),
+            ("--stop-on late>0", "empty"),
         ] {
             let line = format!("ipiscope qemu {line}");
             let message = Cli::try_parse_from(line.split_whitespace()).expect_err("is refused").to_string();

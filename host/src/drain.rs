@@ -18,13 +18,14 @@ use trace_ring::reader::{Drained, LaneReader, ReadError, Region, RegionSource, W
 use trace_ring::record::RECORD_BYTES;
 use zerocopy::IntoBytes as _;
 
-use crate::capture::{CaptureError, CaptureWriter, CounterCheck, Ended, Ending, ErrorInfo, LaneAccount};
+use crate::capture::{CaptureError, CaptureWriter, CounterCheck, Ended, Ending, ErrorInfo, LaneAccount, StoppedBy};
 use crate::interrupt;
 use crate::load::Witness;
 use crate::plan::PhaseMeta;
 use crate::progress::Progress;
 use crate::qemu;
 use crate::sparse;
+use crate::stop::{StopOn, Totals};
 
 /// A lane is drained when it holds this many records, or an eighth of its capacity, or at the next sweep of all lanes.
 const BATCH: u64 = 8192;
@@ -86,6 +87,9 @@ impl Pace {
         }
     }
 }
+
+/// A look at the counters may take this part of the time between two of them: the records have the rest.
+const COUNTING: u32 = 20;
 
 /// How long a target may take to end after it was asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -202,6 +206,8 @@ pub struct Settings<'a> {
     pub stall: Option<Duration>,
     /// The plan's phases.
     pub phases: &'a [PhaseMeta],
+    /// When to ask the firmware to end the run, beside Ctrl-C.
+    pub stop_on: Option<&'a StopOn>,
 }
 
 /// How a run went.
@@ -258,7 +264,11 @@ pub fn drain<T: Live>(
             progress.clear();
             let host_seconds = started.elapsed().as_secs_f64();
             let mut notes = run.notes;
+            if let Some(StoppedBy { expression, values }) = &run.stopped_by {
+                notes.push(format!("the run was ended by --stop-on \"{expression}\": {values}"));
+            }
             notes.extend(run.target.notes());
+            let stopped_by = run.stopped_by;
             let counters_moved = run.counters_moved;
             let ending = Ending {
                 ended,
@@ -270,6 +280,7 @@ pub fn drain<T: Live>(
                 host_load,
                 notes,
                 counters_moved,
+                stopped_by,
             };
             return Ok(Outcome { ending, measured: true, timings });
         }
@@ -290,6 +301,7 @@ pub fn drain<T: Live>(
         host_load: None,
         notes,
         counters_moved: false,
+        stopped_by: None,
     };
     Ok(Outcome { ending, measured, timings })
 }
@@ -442,6 +454,9 @@ struct Run<'a, T: Live> {
     status: Status,
     watch: Watch,
     stop_asked: Option<Instant>,
+    stopped_by: Option<StoppedBy>,
+    /// When the counters are looked at next.
+    count_at: Instant,
     /// When something in the region was last seen to change, and what it was then.
     stirred: (Instant, u64),
     pace: Pace,
@@ -476,6 +491,8 @@ impl<'a, T: Live> Run<'a, T> {
             status,
             watch,
             stop_asked,
+            stopped_by: None,
+            count_at: started,
             stirred,
             pace,
             notes,
@@ -566,17 +583,37 @@ impl<'a, T: Live> Run<'a, T> {
         }
     }
 
-    /// Heeds Ctrl-C: the first asks the firmware, the second doesn't.
+    /// Heeds Ctrl-C and `--stop-on`: the first asks the firmware, a second Ctrl-C doesn't.
     fn asked_to_stop(&mut self) -> Option<Over> {
         match (interrupt::requests(), self.stop_asked) {
-            (0, _) => None,
-            (1, None) if self.settings.reads_request => {
+            (0, None) if !self.is_satisfied() => None,
+            (0 | 1, None) if self.settings.reads_request => {
                 self.stop_asked = Some(Instant::now());
                 self.target.request_stop(&mut self.source).err().map(|_| Over::Cut)
             }
-            (1, Some(asked)) if asked.elapsed() < STOP_PATIENCE => None,
+            (0 | 1, Some(asked)) if asked.elapsed() < STOP_PATIENCE => None,
             _ => Some(Over::Cut),
         }
+    }
+
+    /// Whether the counters are such that the run is to end.
+    fn is_satisfied(&mut self) -> bool {
+        let Some(stop_on) = self.settings.stop_on else { return false };
+        let began = Instant::now();
+        if self.status.state != run_state::RUNNING || began < self.count_at {
+            return false;
+        }
+        let mut look = || {
+            let (slots, cores) = (self.region.slots(&mut self.source), self.region.core_entries(&mut self.source));
+            let totals = Totals::of(&self.region.directory, &self.status, &slots.ok()?, &cores.ok()?);
+            stop_on.holds(&totals).then_some(totals)
+        };
+        // A link may tear a counter while it carries: what two looks agree on was not torn.
+        let satisfied = look().and_then(|_| look());
+        self.stopped_by =
+            satisfied.map(|totals| StoppedBy { expression: stop_on.to_string(), values: stop_on.values(&totals) });
+        self.count_at = began + self.pace.poll.max(began.elapsed() * COUNTING);
+        satisfied.is_some()
     }
 
     /// Whether the region has stood still for longer than it may.
@@ -951,6 +988,8 @@ mod tests {
         console: &'static str,
         /// It is read over a slow link.
         slow: bool,
+        /// It was asked to stop at this look, and heeds.
+        asked: Option<u32>,
         killed: bool,
     }
 
@@ -958,17 +997,20 @@ mod tests {
         fn new(act: fn(&Puppet, u32) -> Option<String>) -> Puppet {
             let lanes = CORES * LANES_PER_CORE as u64;
             let (descriptors, records) = (CALLS, lanes << LOG2);
-            let shape = Shape { cores: CORES, phases: 1, meta: 0, slots: 0, histograms: 0, descriptors, records };
+            let shape = Shape { cores: CORES, phases: 1, meta: 0, slots: 1, histograms: 0, descriptors, records };
             let (sections, region_len) = lay_out(shape);
             let mut directory = Directory::new_zeroed();
             (directory.magic, directory.version, directory.nonce) = (MAGIC, ABI_VERSION, NONCE);
             (directory.region_len, directory.sections) = (region_len, sections);
             (directory.core_count, directory.phase_count, directory.log_stride) = (CORES as u32, 1, LOG_STRIDE as u32);
-            directory.descriptor_count = CALLS as u32;
+            (directory.descriptor_count, directory.slot_count) = (CALLS as u32, 1);
+            directory.counter_hz = 1_000_000_000;
             let ram = tempfile::tempfile().expect("a file");
             ram.set_len(region_len).expect("is grown");
-            let puppet = Puppet { ram, sections, looks: 0, act, console: "hello\n", slow: false, killed: false };
+            let puppet =
+                Puppet { ram, sections, looks: 0, act, console: "hello\n", slow: false, asked: None, killed: false };
             puppet.put(0, directory.as_bytes());
+            puppet.put(sections.slots, pair().as_bytes());
             for lane in 0..lanes {
                 let mut descriptor = LaneDescriptor::new_zeroed();
                 descriptor.offset = sections.records + (lane << LOG2) * RECORD_BYTES;
@@ -986,6 +1028,12 @@ mod tests {
             let mut status = Status::new_zeroed();
             (status.state, status.reason, status.detail) = (state, reason, 1);
             self.put(core::mem::offset_of!(Directory, status) as u64, status.as_bytes());
+        }
+
+        /// So many messages of its one pair were lost, and one took so long.
+        fn counted(&self, lost: u64, max: u64) {
+            let slot = PairSlot { sent: 1000, lost, delivered: 1, min: 1, max, ..pair() };
+            self.put(self.sections.slots, slot.as_bytes());
         }
 
         /// Core 0 waits for its last descriptor, which is on core 1's queue.
@@ -1031,6 +1079,8 @@ mod tests {
         }
 
         fn request_stop(&mut self, source: &mut qemu::RamFile) -> io::Result<()> {
+            self.asked = Some(self.looks);
+            self.state(run_state::ABORTED, abort_reason::REQUESTED);
             source.request_stop()
         }
 
@@ -1056,6 +1106,11 @@ mod tests {
         }
     }
 
+    /// The one pair, of which nothing was measured yet.
+    fn pair() -> PairSlot {
+        PairSlot { to: 1, histogram: NO_HISTOGRAM, min: u64::MAX, ..PairSlot::new_zeroed() }
+    }
+
     fn live() -> LiveEntry {
         LiveEntry { doing: doing::CALL, waits_for: 1, waits_descriptor: CALLS as u32, ..LiveEntry::default() }
     }
@@ -1071,6 +1126,10 @@ mod tests {
     }
 
     fn run_into(puppet: &mut Puppet, path: &Path) -> (Ending, bool) {
+        run_until(puppet, path, None)
+    }
+
+    fn run_until(puppet: &mut Puppet, path: &Path, stop_on: Option<&StopOn>) -> (Ending, bool) {
         let compiled = compile(&PlanRequest { cores: 2, ..PlanRequest::default() }).expect("compiles");
         let info = RunInfo {
             created: String::new(),
@@ -1100,6 +1159,7 @@ mod tests {
             deadline: Duration::from_millis(300),
             boot_deadline: Duration::from_millis(100),
             phases: &compiled.meta.phases,
+            stop_on,
         };
         let outcome = drain(puppet, &mut capture, &mut Progress::silent(), &settings).expect("the capture takes it");
         assert!(puppet.killed, "a target that was drained is ended");
@@ -1108,6 +1168,45 @@ mod tests {
         }
         capture.finish(&outcome.ending).expect("the capture takes it");
         (outcome.ending, outcome.measured)
+    }
+
+    #[test]
+    fn a_run_ends_when_the_counters_satisfy_its_expression_and_says_which_and_why() {
+        let act = |puppet: &Puppet, look| {
+            match look {
+                1 => puppet.state(run_state::STARTING, 0),
+                // What lies there before the plan runs is none of its results.
+                2 => puppet.counted(9, 500_000),
+                3 => puppet.counted(0, 5),
+                4 => puppet.state(run_state::RUNNING, 0),
+                10 => puppet.counted(0, 300_000),
+                20 => puppet.counted(2, 400_000),
+                40 => puppet.state(run_state::ENDED, 0),
+                _ => {}
+            }
+            None
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("capture.mcap");
+        for (text, asked, values) in [
+            ("lost > 1", 20..40, "lost 2"),
+            ("latency > 200us && !(lost > 0)", 10..20, "latency 300.0 us, lost 0"),
+            ("latency > 1s || unknown > 0", 0..0, ""),
+        ] {
+            let stop_on: StopOn = text.parse().expect("parses");
+            let mut puppet = Puppet::new(act);
+            let (ending, measured) = run_until(&mut puppet, &path, Some(&stop_on));
+            assert!(measured && ending.error.is_none(), "{ending:?}");
+            match &ending.stopped_by {
+                Some(by) => {
+                    assert!(puppet.asked.is_some_and(|look| asked.contains(&look)), "{text}: {:?}", puppet.asked);
+                    assert_eq!((by.expression.as_str(), by.values.as_str()), (text, values));
+                    assert_eq!(ending.ended, Ended::Interrupted);
+                    assert!(ending.notes.iter().any(|note| note.contains(text) && note.contains(values)), "{ending:?}");
+                }
+                None => assert_eq!((ending.ended, puppet.asked, asked.len()), (Ended::Complete, None, 0), "{text}"),
+            }
+        }
     }
 
     fn kind(ending: &Ending) -> &str {
@@ -1384,6 +1483,7 @@ mod tests {
             boot_deadline: Duration::ZERO,
             stall: None,
             phases: &[],
+            stop_on: None,
         };
         let mut run = Run::new(&mut puppet, source, region, &settings, Instant::now());
         let prefix = |run: &mut Run<'_, Puppet>, light| run.prefix(light).expect("is read");

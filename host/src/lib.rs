@@ -17,6 +17,7 @@
 //! | [`sparse`] | a region put together from pieces, and what its gaps would have said | pieces -> `RegionSource` |
 //! | [`image`] | what boots a board without a probe: image, plan, U-Boot script | request -> folder |
 //! | [`serial`] | a run's results from a console that answers, or from its log | bytes -> capture |
+//! | [`stop`] | `--stop-on`: an expression over live counters | text -> `StopOn` |
 //! | [`progress`] | what the user sees meanwhile | |
 //! | [`capture`] | the file: writer, reader | bytes <-> `Capture` |
 //! | [`correlate`] | sends and receives -> outcomes | records, slots -> `Ipis` |
@@ -65,4 +66,5 @@ pub mod selftest;
 pub mod serial;
 pub mod sparse;
 pub mod stats;
+pub mod stop;
 pub mod symbols;

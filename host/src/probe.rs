@@ -36,6 +36,7 @@ use crate::interrupt;
 use crate::plan::{self, CompiledPlan, PlanMeta, PlanRequest};
 use crate::progress::Progress;
 use crate::run::{Finished, Reserved, unwritable};
+use crate::stop::StopOn;
 
 use debug::{CoreError, Cores, Level, Seen, Standing};
 use link::{Link, LinkError};
@@ -84,6 +85,8 @@ pub struct Request {
     pub cores: Option<u64>,
     /// `--deadline`; `None`: the plan's own.
     pub deadline: Option<Duration>,
+    /// `--stop-on`; not with `attach`.
+    pub stop_on: Option<StopOn>,
     /// The plan; cores, nonce and mode are set here.
     pub plan: PlanRequest,
     /// `--firmware`.
@@ -432,6 +435,7 @@ fn load(
         boot_deadline: Duration::from_secs(30).min(deadline),
         stall: (matches!(via, Via::Port { .. }) && !coherent && !job.non_cacheable).then_some(STALE),
         phases: &job.compiled.meta.phases,
+        stop_on: request.stop_on.as_ref(),
     };
     let target = Target::new(Rc::new(RefCell::new(link)), cores, via, rate, job.places.image, false);
     finish(target, capture, &reserved, &settings, &job.compiled.meta, steps, since)
@@ -517,6 +521,8 @@ fn attach(
         boot_deadline: Duration::from_secs(20),
         stall: (cacheable && debug.memory.is_some_and(|port| !port.coherent)).then_some(STALE),
         phases: &info.plan.phases,
+        // Nothing is written to a target that one attaches to.
+        stop_on: None,
     };
     finish(target, capture, &reserved, &settings, &info.plan, Vec::new(), since)
 }

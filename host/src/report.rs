@@ -20,7 +20,7 @@ use trace_ring::layout::{
 };
 use trace_ring::record::ReceiverState;
 
-use crate::capture::{Capture, CaptureError, ELF_ATTACHMENT, Ended, ErrorInfo, VerdictScope, context_name};
+use crate::capture::{Capture, CaptureError, ELF_ATTACHMENT, Ended, ErrorInfo, StoppedBy, VerdictScope, context_name};
 use crate::correlate::stages::{self, StageFigures};
 use crate::correlate::{Counts, From, Ipis, Slot, View, correlate};
 use crate::detect::{Evidence, Suspect, core_error, detect, fault_name, psci_error};
@@ -67,6 +67,8 @@ pub struct Report {
     pub verdict_scope: VerdictScope,
     /// How the run ended.
     pub ended: Ended,
+    /// What ended it early by itself (`--stop-on`).
+    pub stopped_by: Option<StoppedBy>,
     /// Why it could not be measured.
     pub error: Option<ErrorInfo>,
     /// The machine.
@@ -573,6 +575,7 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
         verdict: findings.verdict,
         verdict_scope: info.verdict_scope,
         ended: ending.map_or(Ended::Interrupted, |ending| ending.ended),
+        stopped_by: ending.and_then(|ending| ending.stopped_by.clone()),
         error: error(capture, &ipis),
         target: target(capture, view, ipis.slots.iter().any(|slot| slot.kind.is_some())),
         clock: clock::clock(capture, &ipis, view, !clock_fault),

@@ -21,6 +21,7 @@ use crate::machine::{HostAbilities, Machine, MachineRequest};
 use crate::plan::{self, PlanRequest};
 use crate::progress::Progress;
 use crate::qemu::{Picture, Setup, Version};
+use crate::stop::StopOn;
 
 /// The folder of captures whose name was not given.
 pub const RUNS: &str = "runs";
@@ -41,6 +42,8 @@ pub struct Request {
     pub out: Option<PathBuf>,
     /// `--tag`.
     pub tags: BTreeMap<String, String>,
+    /// `--stop-on`.
+    pub stop_on: Option<StopOn>,
     /// `--on-hang`.
     pub on_hang: OnHang,
     /// Shows no progress: runs of the selftest go on side by side.
@@ -78,6 +81,16 @@ pub fn qemu(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Finished, Fa
     };
 
     let machine = Machine::resolve(&request.machine, &HostAbilities::look())?;
+    if let Some(stop_on) = request.stop_on.as_ref().filter(|_| !machine.reads_request()) {
+        return Err(Failure {
+            kind: "arguments".into(),
+            message: format!(
+                "--stop-on \"{stop_on}\": a deterministic run reads nothing that the host writes, so nobody can ask it to end"
+            ),
+            next_step: "leave out --stop-on, or --deterministic".into(),
+            exit_code: exit::MISUSED,
+        });
+    }
     let random = RandomState::new().hash_one(std::process::id());
     let nonce = if machine.deterministic { FIXED_NONCE } else { random };
     let wanted =
@@ -158,6 +171,7 @@ pub fn qemu(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Finished, Fa
         deadline: compiled.host_deadline,
         boot_deadline: boot_deadline.min(compiled.host_deadline),
         phases: &compiled.meta.phases,
+        stop_on: request.stop_on.as_ref(),
     };
     let mut outcome = drain::drain(&mut target, &mut capture, &mut progress, &settings).map_err(unwritable)?;
     step("run");

@@ -290,6 +290,7 @@ impl Scene {
             notes: Vec::new(),
             host_load: None,
             counters_moved: false,
+            stopped_by: None,
         };
         capture.finish(&ending).expect("is finished");
     }

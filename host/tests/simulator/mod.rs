@@ -507,6 +507,7 @@ impl Simulator {
             notes: Vec::new(),
             host_load: None,
             counters_moved: false,
+            stopped_by: None,
         }
     }
 
