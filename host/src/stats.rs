@@ -3,8 +3,12 @@
 //! Ticks stay integers until the last step. A percentile is null unless some ten samples lie beyond it; a mean carries an
 //! interval that holds when the counter is coarser than what it measures; nothing is capped or averaged over percentiles.
 
+pub mod distribution;
+
 use hdrhistogram::Histogram;
 use trace_ring::histogram;
+
+use self::distribution::Piece;
 
 /// Latencies of one kind, in ticks: every one of them up to a bound, then a histogram of two significant digits.
 #[derive(Clone, Debug)]
@@ -104,6 +108,25 @@ impl Samples {
             }
             None => self.values.iter().filter(|value| **value > ticks).count() as u64,
         }
+    }
+
+    /// The values in pieces, by their size: equal ones together, or as the histogram holds them.
+    fn pieces(&self) -> Vec<Piece> {
+        if let Some(spilled) = &self.spilled {
+            let piece = |bucket: hdrhistogram::iterators::IterationValue<u64>| Piece {
+                low: spilled.lowest_equivalent(bucket.value_iterated_to()).clamp(self.least, self.greatest),
+                high: spilled.highest_equivalent(bucket.value_iterated_to()).clamp(self.least, self.greatest),
+                count: bucket.count_at_value(),
+            };
+            return spilled.iter_recorded().map(piece).collect();
+        }
+        let mut values = self.values.clone();
+        values.sort_unstable();
+        let equal = values.chunk_by(|a, b| a == b);
+        equal
+            .filter_map(|run| Some((*run.first()?, run.len() as u64)))
+            .map(|(value, count)| Piece { low: value, high: value, count })
+            .collect()
     }
 
     /// How many there are.
