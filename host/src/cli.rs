@@ -68,6 +68,7 @@ pub enum Verb {
     /// Report on a capture, or on memory that was taken from a target.
     #[command(after_help = format!(
         "Examples:\n  ipiscope report runs/first.mcap\n  ipiscope report runs/first.mcap --json -\n  \
+         ipiscope report runs/first.mcap --limits board.toml --junit board.xml\n  \
          ipiscope report --memory dump.bin@0x40000000\n  ipiscope report --memory gdb:localhost:3333\n\n{EXIT_CODES}"
     ))]
     Report(Box<ReportArguments>),
@@ -138,6 +139,12 @@ pub struct Showing {
     /// Write the report as JSON to a file; `-`: to standard output, in place of the text.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Hold the run against the limits in a TOML file: exit code 1 if one is broken, 2 if the run can't tell.
+    #[arg(long, value_name = "FILE")]
+    pub limits: Option<PathBuf>,
+    /// Write verdict and limits as JUnit XML to a file.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
     /// Use colours in the text.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: Color,

@@ -899,7 +899,7 @@ fn groups<'a>(evidence: &Evidence<'a>) -> BTreeMap<Kind, Vec<&'a Slot>> {
 }
 
 /// How far apart two cores are: the highest affinity level that differs, 1 to 4.
-pub(crate) fn distance(a: u64, b: u64) -> u8 {
+pub fn distance(a: u64, b: u64) -> u8 {
     let differs = a ^ b;
     match (differs >> 32 & 0xFF, differs >> 16 & 0xFF, differs >> 8 & 0xFF) {
         (0, 0, 0) => 1,

@@ -23,10 +23,12 @@
 //! | [`correlate`] | sends and receives -> outcomes | records, slots -> `Ipis` |
 //! | [`stats`] | latencies -> figures that the sample carries | ticks -> `Summary` |
 //! | [`detect`] | check, summary, evidence | figures -> `Suspect`s, verdict |
+//! | [`limits`] | what a machine is held to, rule by rule | file, `Ipis` -> `LimitsReport` |
 //! | [`log`] | the firmware's log: frames from the capture, text from the ELF | capture -> `Log` |
 //! | [`reason`] | what an SGI asks for | plan -> IPI kinds |
 //! | [`symbols`] | names for code addresses, as Linux prints them | ELF -> `Symbols` |
 //! | [`report`] | the numbers in several coats | capture -> `Report` -> text, JSON |
+//! | [`junit`] | the verdict and the limits for a lab's CI | `Report` -> XML |
 //! | [`export`] | the records in other tools' formats | capture -> text |
 //! | [`inspect`] | where the cores of a target stand, what waits on their queues | capture, RAM, probe -> `Inspection` |
 //! | [`selftest`] | proves the detectors on faults whose truth is known | seeds -> `Outcome` |
@@ -49,6 +51,8 @@ pub mod firmware;
 pub mod image;
 pub mod inspect;
 pub mod interrupt;
+pub mod junit;
+pub mod limits;
 pub mod load;
 pub mod log;
 pub mod machine;

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -17,8 +17,12 @@ use host::cli::{
 };
 use host::error::{Failure, FileError, exit};
 use host::export::{ExportError, Format, ftrace};
+use host::limits::{Known, Limits};
 use host::run::Finished;
-use host::{doctor, firmware, image, inspect, interrupt, log, memory, plan, probe, report, run, selftest, serial};
+use host::{
+    doctor, firmware, image, inspect, interrupt, junit, log, machine, memory, plan, probe, report, run, selftest,
+    serial,
+};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -52,8 +56,13 @@ fn execute(verb: &Verb) -> Result<u8, Failure> {
         Verb::Probe(arguments) => {
             interrupt::install();
             let run = || {
+                let limits = limits(&arguments.showing)?;
+                let (board, plan) = (arguments.board.as_deref(), arguments.plan.plan.as_deref());
+                // Of a target that runs already, nobody knows the plan.
+                let plan = if arguments.attach { None } else { built_in(plan) };
+                check(&limits, &Known { machine: board, board, plan, ..Known::default() })?;
                 let finished = probe::run(&arguments.request(), &mut say)?;
-                present(&finished, &arguments.showing, arguments.timings)
+                present(&finished, &arguments.showing, &limits, arguments.timings)
             };
             or_json(run(), &arguments.showing)
         }
@@ -143,14 +152,42 @@ fn qemu(arguments: &QemuArguments) -> Result<u8, Failure> {
         });
     }
     interrupt::install();
+    let limits = limits(&arguments.showing)?;
+    let machine = arguments.machine.as_deref().unwrap_or(machine::DEFAULT_MACHINE);
+    check(
+        &limits,
+        &Known {
+            machine: Some(machine),
+            board: Some(machine),
+            plan: built_in(arguments.plan.plan.as_deref()),
+            ..Known::default()
+        },
+    )?;
     let finished = run::qemu(&arguments.request(), &mut say)?;
-    present(&finished, &arguments.showing, arguments.timings)
+    present(&finished, &arguments.showing, &limits, arguments.timings)
+}
+
+/// The limits that are asked for: what can't be held is refused before anything runs.
+fn limits(showing: &Showing) -> Result<Option<Limits>, Failure> {
+    Ok(showing.limits.as_deref().map(Limits::read).transpose()?)
+}
+
+/// Refuses a run that the limits are not for.
+fn check(limits: &Option<Limits>, known: &Known<'_>) -> Result<(), Failure> {
+    limits.iter().try_for_each(|limits| Ok(limits.are_for(known)?))
+}
+
+/// The name of the plan that is asked for, where it is not in a file.
+fn built_in(plan: Option<&str>) -> Option<&str> {
+    let name = plan.unwrap_or(plan::STANDARD);
+    plan::builtins().iter().map(|builtin| builtin.name).find(|builtin| *builtin == name)
 }
 
 /// `report`: on a capture, or on one made of memory first.
 fn report(arguments: &ReportArguments) -> Result<u8, Failure> {
+    let limits = limits(&arguments.showing)?;
     if let Some(capture) = &arguments.capture {
-        return show(capture, &arguments.showing);
+        return show(capture, &arguments.showing, &limits);
     }
     let Some(memory) = &arguments.memory else { return Ok(exit::MISUSED) };
     interrupt::install();
@@ -163,7 +200,7 @@ fn report(arguments: &ReportArguments) -> Result<u8, Failure> {
         ..Origin::default()
     };
     let finished = memory::collect(memory, &origin, &mut say)?;
-    present(&finished, &arguments.showing, false)
+    present(&finished, &arguments.showing, &limits, false)
 }
 
 /// `inspect`.
@@ -229,8 +266,14 @@ fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
     Ok(exit::CLEAN)
 }
 
-/// Where a verb failed before there was a report, the JSON file says why.
+/// Where a verb failed before there was a report, the files of scripts say why.
 fn or_json(result: Result<u8, Failure>, showing: &Showing) -> Result<u8, Failure> {
+    if let (Err(failure), Some(file)) = (&result, &showing.junit)
+        && let Err(second) = write_text(file, &junit::of_failure(failure))
+        && second.message != failure.message
+    {
+        complain(&second);
+    }
     if let (Err(failure), Some(file)) = (&result, &showing.json) {
         let error = report::error_report(&failure.kind, &failure.message, &failure.next_step);
         if let Err(second) = write_json(file, &error)
@@ -243,7 +286,7 @@ fn or_json(result: Result<u8, Failure>, showing: &Showing) -> Result<u8, Failure
 }
 
 /// Reports on a run that was made, and says where its capture is.
-fn present(finished: &Finished, showing: &Showing, with_timings: bool) -> Result<u8, Failure> {
+fn present(finished: &Finished, showing: &Showing, limits: &Option<Limits>, with_timings: bool) -> Result<u8, Failure> {
     say(&format!("capture: {}", finished.capture.display()));
     // On a terminal the report's own words suffice.
     let told = io::stdout().is_terminal() && showing.json.as_deref() != Some(Path::new("-"));
@@ -252,7 +295,7 @@ fn present(finished: &Finished, showing: &Showing, with_timings: bool) -> Result
         say(&format!("next step: {}", error.next_step));
     }
     let started = std::time::Instant::now();
-    let code = show(&finished.capture, showing)?;
+    let code = show(&finished.capture, showing, limits)?;
     if with_timings {
         let timings = finished.outcome.timings;
         let marks = [("booted", timings.region), ("plan began", timings.running), ("plan ended", timings.ended)];
@@ -274,22 +317,32 @@ fn serial(arguments: &SerialArguments) -> Result<u8, Failure> {
     if arguments.from_log.is_none() {
         interrupt::install();
     }
+    let limits = limits(&arguments.showing)?;
     let finished = serial::take(&arguments.request()?, &mut say)?;
-    present(&finished, &arguments.showing, false)
+    present(&finished, &arguments.showing, &limits, false)
 }
 
-/// Reports on a capture: text, or JSON, or both.
-fn show(capture: &Path, showing: &Showing) -> Result<u8, Failure> {
+/// Reports on a capture: text, or JSON, or both, and JUnit XML besides.
+fn show(capture: &Path, showing: &Showing, limits: &Option<Limits>) -> Result<u8, Failure> {
     if showing.log {
         let log = log::read(&Capture::open(capture)?)?;
         let _ = write!(io::stderr().lock(), "{log}");
     }
-    let report = report::build(capture)?;
+    let report = report::build_against(capture, limits.as_ref())?;
     if let Some(file) = &showing.json {
         write_json(file, &report.json())?;
     }
-    if showing.json.as_deref() != Some(Path::new("-")) {
+    if let Some(file) = &showing.junit {
+        write_text(file, &junit::of_report(&report))?;
+    }
+    let taken = |file: &Option<PathBuf>| file.as_deref() == Some(Path::new("-"));
+    if !taken(&showing.json) && !taken(&showing.junit) {
         print(&report.text(&options(showing.color)))?;
+    }
+    if let (Some(limits), Some(held)) = (limits, &report.limits)
+        && !held.mismatch.is_empty()
+    {
+        complain(&limits.of_another(held.mismatch.clone()).into());
     }
     Ok(report.exit_code())
 }
@@ -322,8 +375,13 @@ fn terminal_width() -> Option<u16> {
 fn write_json(file: &Path, json: &serde_json::Value) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(json).unwrap_or_default();
     text.push('\n');
+    write_text(file, &text)
+}
+
+/// To a file; `-`: to standard output.
+fn write_text(file: &Path, text: &str) -> Result<(), Failure> {
     if file == Path::new("-") {
-        print(&text).map(drop)
+        print(text).map(drop)
     } else {
         std::fs::write(file, text).map_err(|source| FileError::of("write", file)(source).into())
     }

@@ -24,7 +24,9 @@ use crate::capture::{Capture, CaptureError, ELF_ATTACHMENT, Ended, ErrorInfo, St
 use crate::correlate::stages::{self, StageFigures};
 use crate::correlate::{Counts, From, Ipis, Slot, View, correlate};
 use crate::detect::{Evidence, Suspect, core_error, detect, fault_name, psci_error};
+use crate::error::exit;
 use crate::fault::Fault;
+use crate::limits::{self, Limits, LimitsReport, Outcome};
 use crate::plan::{Keep, PlanMeta};
 use crate::stats::{Pool, Summary};
 use crate::symbols::Symbols;
@@ -107,6 +109,8 @@ pub struct Report {
     pub suspects: Vec<Suspect>,
     /// What is worth a look.
     pub advisories: Vec<Suspect>,
+    /// Limits that the run was held against; null: none were named.
+    pub limits: Option<LimitsReport>,
     /// Faults that were put in, and how often they struck.
     pub injected: Vec<Injected>,
     /// Exceptions and panics.
@@ -510,9 +514,29 @@ pub struct Build {
 
 /// Reads a capture and says what it comes to.
 pub fn build(path: &Path) -> Result<Report, CaptureError> {
+    build_against(path, None)
+}
+
+/// The same, held against limits.
+pub fn build_against(path: &Path, limits: Option<&Limits>) -> Result<Report, CaptureError> {
     let capture = Capture::open(path)?;
     let ipis = correlate(&capture)?;
-    Ok(assemble(&capture, ipis))
+    let limits = limits.map(|limits| limits::judge(limits, capture.info(), &ipis));
+    let mut report = assemble(&capture, ipis);
+    if let Some(limits) = limits {
+        report.verdict = with_limits(report.verdict, limits.outcome);
+        report.limits = Some(limits);
+    }
+    Ok(report)
+}
+
+/// A broken limit is a failure, whatever else was found; one that can't be told leaves a clean run in doubt.
+fn with_limits(verdict: Verdict, limits: Outcome) -> Verdict {
+    match (limits, verdict) {
+        (Outcome::Failed, _) => Verdict::Failed,
+        (Outcome::Inconclusive, Verdict::Clean) => Verdict::Inconclusive,
+        (_, verdict) => verdict,
+    }
 }
 
 fn assemble(capture: &Capture, ipis: Ipis) -> Report {
@@ -601,6 +625,7 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
         queue_depth: calls::queue_depth(&ipis, tick_ns),
         suspects: findings.suspects,
         advisories: findings.advisories,
+        limits: None,
         injected: injected(capture, view),
         faults: faults(capture, view),
         crash_stops: calls::crash_stops(view, &symbols),
@@ -949,9 +974,10 @@ fn symbol(elf: &[u8], address: u64) -> Option<String> {
 }
 
 impl Report {
-    /// The exit code that the verdict stands for.
+    /// The exit code that the verdict stands for; limits of another target were asked wrongly.
     pub fn exit_code(&self) -> u8 {
-        self.verdict.exit_code()
+        let mismatch = self.limits.as_ref().is_some_and(|limits| !limits.mismatch.is_empty());
+        if mismatch { exit::MISUSED } else { self.verdict.exit_code() }
     }
 }
 

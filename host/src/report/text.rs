@@ -14,6 +14,7 @@ use comfy_table::{
 use super::{CallbackReport, Latency, Options, Pair, Report, Skews, Stage, SweepReport, mean_digits};
 use crate::capture::{Ended, VerdictScope};
 use crate::detect::{Suspect, Verdict, duration};
+use crate::limits::{Outcome, show};
 
 /// Pairs that a list of the worst ones names.
 const WORST: usize = 8;
@@ -38,6 +39,7 @@ impl Report {
         page.outcomes();
         page.stolen();
         page.calls();
+        page.limits();
         page.suspects("Suspects", &self.suspects, AnsiColor::Red, LISTED);
         page.suspects("Worth a look (not judged)", &self.advisories, AnsiColor::Yellow, ADVISED);
         page.faults();
@@ -543,6 +545,97 @@ impl Page<'_> {
         self.callbacks();
     }
 
+    /// The limits: a line for each bound, and why those that don't pass don't.
+    fn limits(&mut self) {
+        /// Beyond so many lines, those that passed are counted only.
+        const MOST: usize = 48;
+        let Some(limits) = &self.report.limits else { return };
+        let name = limits.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+        self.heading(&format!("Limits: {}{name}", limits.file));
+        if !limits.mismatch.is_empty() {
+            for mismatch in &limits.mismatch {
+                self.item("", 2, &format!("not held against this run: {mismatch}"));
+            }
+            return;
+        }
+        let tick = self.report.target.counter_hz.filter(|hz| *hz > 0).map(|_| self.report.tick_ns);
+        let lines: usize = limits.rules.iter().map(|rule| rule.bounds.len()).sum();
+        let told = |outcome: Outcome| lines <= MOST || outcome != Outcome::Passed;
+        let mut table = self.table();
+        table.set_header(["rule", "bound", "limit", "worst", "where", "outcome"]);
+        let mut rows = 0;
+        for rule in &limits.rules {
+            let mut name = rule.name.as_str();
+            for bound in rule.bounds.iter().filter(|bound| told(bound.outcome)).take(MOST.saturating_sub(rows)) {
+                let worst = bound.worst.map_or_else(|| "-".into(), |worst| show(worst, bound.unit, tick));
+                let place = bound.subject.as_ref().map_or_else(String::new, ToString::to_string);
+                let outcome = Cell::new(bound.outcome.name());
+                let outcome = match bound.outcome {
+                    _ if !self.options.color => outcome,
+                    Outcome::Passed => outcome.fg(Color::Green),
+                    Outcome::Inconclusive => outcome.fg(Color::Yellow),
+                    Outcome::Failed => outcome.fg(Color::Red),
+                };
+                let mut row = [name, bound.bound].map(Cell::new).to_vec();
+                row.extend(
+                    [show(bound.limit, bound.unit, None), worst]
+                        .map(|text| Cell::new(text).set_alignment(CellAlignment::Right)),
+                );
+                row.extend([Cell::new(place), outcome]);
+                table.add_row(row);
+                name = "";
+                rows += 1;
+            }
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 1));
+        }
+        if rows > 0 {
+            self.put(&table);
+        }
+        for rule in &limits.rules {
+            for bound in rule.bounds.iter().filter(|bound| bound.outcome != Outcome::Passed).take(LISTED) {
+                let mut text = format!("{}, {}: ", rule.name, bound.bound);
+                if bound.figures > 1 {
+                    let _ = write!(text, "{} of {} figures broken", bound.broken, bound.figures);
+                    if bound.undecided > 0 {
+                        let _ = write!(text, ", {} not to be told", bound.undecided);
+                    }
+                    text += if bound.message.is_some() { "; the worst: " } else { "" };
+                }
+                match &bound.message {
+                    Some(message) => self.item("", 2, &format!("{text}{message}")),
+                    None if bound.figures > 1 => self.item("", 2, &text),
+                    None => {}
+                }
+            }
+        }
+        let bounds = || limits.rules.iter().flat_map(|rule| &rule.bounds);
+        if bounds().any(|bound| bound.finer_than_clock) {
+            let step = self.report.target.resolution_ns.unwrap_or(0.0);
+            self.item(
+                "",
+                2,
+                &format!("a limit below a step of the clock ({} ns) tells no shorter time from it", trimmed(step, 1)),
+            );
+        }
+        let left_out = bounds().map(|bound| bound.left_out).max().unwrap_or(0);
+        if left_out > 0 {
+            self.item("", 2, &format!("{} latencies were left out: something else explains them", grouped(left_out)));
+        }
+        for note in &limits.notes {
+            self.item("", 2, note);
+        }
+        let text = format!(
+            "{} of {} rules passed, {} failed, {} inconclusive",
+            limits.passed,
+            limits.rules.len(),
+            limits.failed,
+            limits.inconclusive
+        );
+        self.item("", 2, &text);
+    }
+
     /// The fullest queues.
     fn queues(&mut self) {
         const NAMED: usize = 4;
@@ -860,11 +953,26 @@ impl Page<'_> {
                 },
             ),
             Verdict::Suspect | Verdict::Failed => {
+                let broken = report.limits.as_ref().map_or(0, |limits| limits.failed);
                 let subject =
                     first.map_or("see above".into(), |suspect| format!("{} ({})", suspect.subject(), suspect.detector));
                 let more = report.suspects.len().saturating_sub(1);
-                (AnsiColor::Red, if more > 0 { format!("{subject} and {more} more") } else { subject })
+                let subject = if more > 0 { format!("{subject} and {more} more") } else { subject };
+                let rules = if broken == 1 { "limit is" } else { "limits are" };
+                let text = match (broken, first) {
+                    (0, _) => subject,
+                    (_, None) => format!("{broken} {rules} broken"),
+                    (_, Some(_)) => format!("{subject}; {broken} {rules} broken"),
+                };
+                (AnsiColor::Red, text)
             }
+            Verdict::Inconclusive if report.limits.as_ref().is_some_and(|limits| !limits.mismatch.is_empty()) => {
+                (AnsiColor::Yellow, "the limits are not for this target".into())
+            }
+            Verdict::Inconclusive if counts.unknown == 0 && report.limits.is_some() => (
+                AnsiColor::Yellow,
+                format!("{} limits could not be told", report.limits.as_ref().map_or(0, |limits| limits.inconclusive)),
+            ),
             Verdict::Inconclusive => (
                 AnsiColor::Yellow,
                 format!(
