@@ -143,6 +143,19 @@ pub fn sleep_and_answer() {
     unsafe { asm!("wfi", "msr daifclr, #2", "isb", "msr daifset, #2", options(nostack, preserves_flags)) };
 }
 
+/// Takes what is pending. Interrupts must be masked on entry, and are masked again on return.
+#[inline(always)]
+pub fn answer() {
+    // SAFETY: as the functions it joins.
+    unsafe { asm!("msr daifclr, #2", "isb", "msr daifset, #2", options(nostack, preserves_flags)) };
+}
+
+/// Whether an IRQ is pending, masked or not (ISR_EL1.I).
+#[inline(always)]
+pub fn interrupt_pends() -> bool {
+    read_register!("isr_el1") & 1 << 7 != 0
+}
+
 /// WFI with interrupts as they are: where they are masked, it ends when one is pending, and nobody takes it.
 pub fn sleep() {
     // SAFETY: only waits.

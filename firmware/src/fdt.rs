@@ -9,7 +9,7 @@ use dtoolkit::{Node, Property};
 
 use trace_ring::layout::platform_flag;
 
-use crate::machine::{Conduit, CoreDescription, Machine, Range, Uart, UartKind, Watchdog, WatchdogKind};
+use crate::machine::{Conduit, CoreDescription, IdleStates, Machine, Range, Uart, UartKind, Watchdog, WatchdogKind};
 
 /// What is wrong with a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,19 +190,51 @@ pub fn boot_arguments(tree: Fdt<'static>) -> Option<&'static str> {
 
 fn cores(root: &FdtNode<'_>, machine: &mut Machine) -> Result<(), TreeError> {
     let cpus = root.child("cpus").ok_or(TreeError::Missing("node /cpus"))?;
+    let states = described_states(&cpus);
     for node in cpus.children() {
         if node.name_without_address() != "cpu" {
             continue;
         }
         let mpidr = number(&node, "reg").ok_or(TreeError::Missing("reg of a /cpus/cpu"))?;
         let slot = machine.cores.get_mut(machine.core_count).ok_or(TreeError::TooMany("cores"))?;
-        *slot = CoreDescription { mpidr, usable: enabled(&node) };
+        *slot = CoreDescription { mpidr, usable: enabled(&node), idle_states: idle_states(&node, &states) };
         machine.core_count += 1;
     }
     if machine.core_count == 0 {
         return Err(TreeError::Missing("/cpus/cpu"));
     }
     Ok(())
+}
+
+/// Idle states that a tree may describe: room for those of a few kinds of cores.
+const MOST_STATES: usize = 16;
+
+/// What `/cpus/idle-states` describes (binding arm/idle-states): each state's phandle and its parameter for PSCI. States that are
+/// disabled, that PSCI does not serve, or that nobody can refer to are left out.
+fn described_states(cpus: &FdtNode<'_>) -> [Option<(u32, u32)>; MOST_STATES] {
+    let mut states = [None; MOST_STATES];
+    let Some(node) = cpus.child("idle-states") else { return states };
+    let of_psci = node.children().filter(enabled).filter_map(|state| {
+        let phandle = cell(&state, "phandle").or_else(|| cell(&state, "linux,phandle"))?;
+        Some((phandle, cell(&state, "arm,psci-suspend-param")?))
+    });
+    for (place, state) in states.iter_mut().zip(of_psci) {
+        *place = Some(state);
+    }
+    states
+}
+
+/// The states that a core's `cpu-idle-states` refers to.
+fn idle_states(cpu: &FdtNode<'_>, described: &[Option<(u32, u32)>]) -> IdleStates {
+    let mut states = IdleStates::NONE;
+    let Some(property) = cpu.property("cpu-idle-states") else { return states };
+    for bytes in property.value().chunks_exact(4) {
+        let named = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        if let Some((_, parameter)) = described.iter().flatten().find(|(phandle, _)| *phandle == named) {
+            states.push(*parameter);
+        }
+    }
+    states
 }
 
 /// Finds the GICv3 anywhere in the tree (SoC trees keep it under a bus), and notes watchdogs on the way.
@@ -490,6 +522,64 @@ mod tests {
                 found(None, 0x1000_6000)
             ]
         );
+    }
+
+    #[test]
+    fn idle_states_are_those_that_a_core_refers_to_in_its_order() {
+        let with = |write_states: &dyn Fn(&mut FdtWriter) -> Written, named: &[u32]| {
+            let build = || -> Result<Vec<u8>, vm_fdt::Error> {
+                let mut tree = FdtWriter::new()?;
+                let root = tree.begin_node("")?;
+                tree.property_u32("#address-cells", 2)?;
+                tree.property_u32("#size-cells", 2)?;
+                let cpus = tree.begin_node("cpus")?;
+                tree.property_u32("#address-cells", 1)?;
+                tree.property_u32("#size-cells", 0)?;
+                let states = tree.begin_node("idle-states")?;
+                write_states(&mut tree)?;
+                tree.end_node(states)?;
+                for id in 0..2 {
+                    let cpu = tree.begin_node(&format!("cpu@{id}"))?;
+                    tree.property_u32("reg", id)?;
+                    if id == 1 {
+                        tree.property_array_u32("cpu-idle-states", named)?;
+                    }
+                    tree.end_node(cpu)?;
+                }
+                tree.end_node(cpus)?;
+                tree.end_node(root)?;
+                tree.finish()
+            };
+            let bytes = build().expect("a tree");
+            let mut machine = Box::new(Machine::new());
+            cores(&Fdt::new(&bytes).expect("a tree").root(), &mut machine).expect("cores");
+            assert_eq!(machine.cores[0].idle_states.as_slice(), [], "the first core names none");
+            machine.cores[1].idle_states.as_slice().to_vec()
+        };
+        let state = |tree: &mut FdtWriter, name: &str, phandle: u32, parameter: Option<u32>, status: &str| -> Written {
+            let node = tree.begin_node(name)?;
+            tree.property_string("compatible", "arm,idle-state")?;
+            tree.property_phandle(phandle)?;
+            tree.property_string("status", status)?;
+            if let Some(parameter) = parameter {
+                tree.property_u32("arm,psci-suspend-param", parameter)?;
+            }
+            tree.end_node(node)
+        };
+        let three = |tree: &mut FdtWriter| {
+            state(tree, "retention", 7, Some(0x1), "okay")?;
+            state(tree, "sleep", 8, Some(0x1_0002), "okay")?;
+            state(tree, "broken", 9, Some(0x3), "disabled")?;
+            state(tree, "other", 10, None, "okay")
+        };
+        assert_eq!(with(&three, &[8, 7]), [0x1_0002, 0x1]);
+        assert_eq!(with(&three, &[9, 10, 99, 7]), [0x1], "disabled, not of PSCI, not there: left out");
+        assert_eq!(with(&three, &[7, 7, 7, 7, 7, 7]).len(), 4, "no more than there is room for");
+        let many = |tree: &mut FdtWriter| {
+            (1..40).try_for_each(|phandle| state(tree, &format!("s{phandle}"), phandle, Some(phandle), "okay"))
+        };
+        assert_eq!(with(&many, &[16, 17]), [16], "states beyond the room for them are unknown");
+        assert_eq!(with(&|_| Ok(()), &[1]), []);
     }
 
     #[test]

@@ -196,6 +196,7 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
             },
             op::DELIVERY => kinds::set_delivery(core, Delivery::from_code(word.a)),
             op::ROW => core.calls.row.set(word.c),
+            op::DITHER => core.dither.set(word.c),
             op::MARK => record(core, Kind::Mark, 0, word.c),
             op::AGAIN => {
                 wait::barrier(core, decide_again)?;

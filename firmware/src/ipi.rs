@@ -463,10 +463,14 @@ pub fn send_series(core: &'static Core, target: &'static Core, intid: u8, slot: 
     let shared = Shared::get();
     let series = Series::new(core, target, intid, slot, false);
     let wait = waiting == Waiting::ForAnswer;
+    let dithered = wait && core.dither.get() != 0;
     match (twins::concerns(core, target), wait, shared.mode) {
         // The twins' routine is their own; the others hold no trace of it.
         (true, _, OFF) => run::<OFF, TWIN>(core, &series, count, wait),
         (true, ..) => run::<BOUNDED, TWIN>(core, &series, count, wait),
+        (false, true, OFF) if dithered => run::<OFF, DITHERED>(core, &series, count, true),
+        (false, true, IPI) if dithered => run::<IPI, DITHERED>(core, &series, count, true),
+        (false, true, _) if dithered => run::<BOUNDED, DITHERED>(core, &series, count, true),
         (false, true, IPI) => ping_traced(core, &series, count),
         (false, true, OFF) => ping_untraced(core, &series, count),
         (false, _, OFF) => run::<OFF, PLAIN>(core, &series, count, wait),
@@ -477,8 +481,25 @@ pub fn send_series(core: &'static Core, target: &'static Core, intid: u8, slot: 
 
 /// A series as it should be.
 const PLAIN: u8 = 0;
+/// A series with a random time before each message.
+const DITHERED: u8 = 1;
 /// A series that fault twins may touch.
-const TWIN: u8 = 1;
+const TWIN: u8 = 2;
+
+/// Goes through a random number of turns of an empty loop, up to what DITHER said. YIELD is left out: it may take any time.
+#[inline(never)]
+fn dither(core: &Core) {
+    let most = u64::from(core.dither.get());
+    if most == 0 {
+        return;
+    }
+    let mut state = core.random.get();
+    let turns = (twins::draw(&mut state) >> 32) * (most + 1) >> 32;
+    core.random.set(state);
+    for _ in 0..turns {
+        arch::no_operation();
+    }
+}
 
 #[inline(never)]
 fn ping_traced(core: &'static Core, series: &Series, count: u32) {
@@ -509,6 +530,9 @@ fn run<const MODE: u8, const WAY: u8>(core: &'static Core, series: &Series, coun
     let mut sent = unsafe { (*series.slot).sent };
     let goal = sent + u64::from(count);
     while sent != goal {
+        if WAY == DITHERED || WAY == TWIN && wait {
+            dither(core);
+        }
         number = number.wrapping_add(1);
         sent += 1;
         let since = arch::counter_ordered();

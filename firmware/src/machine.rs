@@ -126,6 +126,33 @@ pub struct CoreDescription {
     pub mpidr: u64,
     /// Whether it may be started.
     pub usable: bool,
+    /// Power states for PSCI CPU_SUSPEND, in the order in which the description names them for this core.
+    pub idle_states: IdleStates,
+}
+
+/// Power states of a core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdleStates {
+    items: [u32; 4],
+    count: u8,
+}
+
+impl IdleStates {
+    /// None.
+    pub const NONE: IdleStates = IdleStates { items: [0; 4], count: 0 };
+
+    /// Adds one, if there is room: the first few are the shallow ones, and a standby state is among those.
+    pub fn push(&mut self, state: u32) {
+        if let Some(item) = self.items.get_mut(usize::from(self.count)) {
+            *item = state;
+            self.count += 1;
+        }
+    }
+
+    /// All of them.
+    pub fn as_slice(&self) -> &[u32] {
+        self.items.get(..usize::from(self.count)).unwrap_or(&[])
+    }
 }
 
 /// Room for what must not be touched: what a description reserves, and a table of pending LPIs for each core.
@@ -165,7 +192,7 @@ impl Machine {
     /// Nothing known yet. 27 is the virtual timer's INTID by BSA (DEN0094, table of PPIs) where no node says otherwise.
     pub const fn new() -> Self {
         Machine {
-            cores: [CoreDescription { mpidr: 0, usable: false }; MAX_CORES],
+            cores: [CoreDescription { mpidr: 0, usable: false, idle_states: IdleStates::NONE }; MAX_CORES],
             core_count: 0,
             distributor: Range { start: 0, length: 0 },
             redistributors: Ranges::new(),

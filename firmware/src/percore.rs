@@ -18,6 +18,7 @@ use trace_ring::writer::LaneWriter;
 
 use crate::arch::{read_register, write_register};
 use crate::clock::Exchange;
+use crate::machine::Conduit;
 use crate::twins::{self, Dice, Twins};
 use crate::watch::Watch;
 
@@ -134,6 +135,14 @@ pub struct Core {
     pub pressure: *mut u64,
     /// Words of it.
     pub pressure_words: usize,
+    /// Where in it posture PRESSURE goes on.
+    pub pressure_at: Cell<usize>,
+    /// The power state for CPU_SUSPEND; `None`: it does not work here, or the plan does not use it.
+    pub standby: Cell<Option<u32>>,
+    /// Most turns of an empty loop before each message of a PING; 0: none.
+    pub dither: Cell<u32>,
+    /// Where the generator that draws them stands.
+    pub random: Cell<u64>,
     /// Where its program stands.
     pub program_counter: AtomicU32,
     /// Whether it takes part: set by itself once its interrupts are on, in time.
@@ -256,6 +265,8 @@ pub struct Shared {
     pub again: AtomicBool,
     /// Counter comparison.
     pub exchange: Exchange,
+    /// How to reach PSCI.
+    pub conduit: Conduit,
     /// T in ticks.
     pub timeout: u64,
     /// How long an SGI may stay pending or active, in ticks.

@@ -45,3 +45,42 @@ pub fn hypervisor_uid(conduit: Conduit) -> [u32; 4] {
     let answer = smccc::hvc32(0x8600_FF01, [0; 7]);
     if answer[0] == u32::MAX { [0; 4] } else { [answer[0], answer[1], answer[2], answer[3]] }
 }
+
+/// Whether PSCI takes power states in the extended format: bit 1 of what PSCI_FEATURES says of CPU_SUSPEND (DEN0022, 5.15). Before
+/// PSCI 1.0 there is only the original one.
+fn takes_extended_states(conduit: Conduit) -> bool {
+    if version(conduit) < 1 << 16 {
+        return false;
+    }
+    let features = match conduit {
+        Conduit::None => return false,
+        Conduit::Hvc => psci::psci_features::<Hvc>(psci::PSCI_CPU_SUSPEND_64),
+        Conduit::Smc => psci::psci_features::<Smc>(psci::PSCI_CPU_SUSPEND_64),
+    };
+    features.is_ok_and(|features| features & 1 << 1 != 0)
+}
+
+/// The power state to hand to CPU_SUSPEND: `wanted` unless 0, else the first of `named` that is a standby state, else 0. The error is
+/// PSCI's code: a core that is powered down would not come back where it left.
+pub fn standby_state(conduit: Conduit, wanted: u32, named: &[u32]) -> Result<u32, i32> {
+    if conduit == Conduit::None {
+        return Err(psci::error::NOT_SUPPORTED);
+    }
+    let powers_down = if takes_extended_states(conduit) { 1 << 30 } else { 1 << 16 }; // StateType (DEN0022, 5.4.2)
+    match wanted {
+        0 => Ok(named.iter().copied().find(|state| state & powers_down == 0).unwrap_or(0)),
+        state if state & powers_down != 0 => Err(psci::error::INVALID_PARAMETERS),
+        state => Ok(state),
+    }
+}
+
+/// CPU_SUSPEND with a standby state: sleeps until an interrupt is pending, masked or not. The error is PSCI's code.
+pub fn cpu_suspend(conduit: Conduit, state: u32) -> Result<(), i32> {
+    // A standby state needs no entry point.
+    let answer = match conduit {
+        Conduit::None => return Err(psci::error::NOT_SUPPORTED),
+        Conduit::Hvc => psci::cpu_suspend::<Hvc>(state, 0, 0),
+        Conduit::Smc => psci::cpu_suspend::<Smc>(state, 0, 0),
+    };
+    answer.map_err(|error| i64::from(error) as i32)
+}

@@ -9,10 +9,10 @@ use dtoolkit::error::FdtErrorKind;
 use dtoolkit::fdt::Fdt;
 use trace_ring::calls::{CallQueue, doing};
 use trace_ring::layout::{
-    ABI_VERSION, Context, Directory, LOCATOR_MAGIC, Locator, MAX_CORES, REGION_ALIGN, abort_reason, clock_flag,
-    conduit, core_state, fault_kind, run_state,
+    ABI_VERSION, Context, Directory, LOCATOR_MAGIC, Locator, MAX_CORES, REGION_ALIGN, SUSPEND_UNTRIED, abort_reason,
+    clock_flag, conduit, core_state, fault_kind, run_state,
 };
-use trace_ring::plan::{Plan, Policy, TraceLevel, plan_flag, twin_kind};
+use trace_ring::plan::{Op, Plan, Policy, TraceLevel, op, plan_flag, posture, transition, twin_kind};
 use trace_ring::record::{PEER_ALL, ReceiverState};
 
 use crate::console::{self, line};
@@ -31,6 +31,9 @@ use arch::read_register;
 
 core::arch::global_asm!(include_str!("boot.s"), options(raw));
 core::arch::global_asm!(include_str!("launch.s"), options(raw));
+
+/// Memory that posture PRESSURE works over, for each core, where no operation PRESSURE names more.
+const PRESSURE_BYTES: u64 = 256 << 10;
 
 /// The build's identity, in the image, in the ELF and in the region.
 static BUILD_ID: [u8; 32] = {
@@ -241,22 +244,31 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     if !fits {
         refuse(fault_kind::REFUSED, format_args!("too many reserved ranges: the tree's, and tables of LPIs"));
     }
-    let pressure_bytes = plan.ops.iter().filter(|word| word.code == trace_ring::plan::op::PRESSURE);
-    let pressure_bytes = pressure_bytes.map(|word| u64::from(word.c.min(1 << 16)) << 10).max().unwrap_or(0);
+    let pressure_bytes = plan.ops.iter().filter(|word| word.code == op::PRESSURE);
+    let pressed = pressure_bytes.map(|word| u64::from(word.c.min(1 << 16)) << 10).max().unwrap_or(0);
+    let postures = |posture: u8| {
+        plan.ops.iter().any(|word| matches!(word.code, op::PHASE | op::POSTURE | op::IDLE) && word.a == posture)
+    };
+    let mut pressure_bytes = if postures(posture::PRESSURE) { pressed.max(PRESSURE_BYTES) } else { pressed };
     let tables_layout = plan_tables(&plan);
     let dice_bytes = plan.twins.len() as u64 * 8;
-    let work = (tables_layout.bytes
-        + dice_bytes
-        + cores as u64 * (size_of::<Core>() as u64 + 128 + memory::STACK_MEMORY + 4096 + pressure_bytes)
-        + 0x1_0000)
-        .next_multiple_of(REGION_ALIGN);
+    let work_bytes = |pressure: u64| {
+        (tables_layout.bytes
+            + dice_bytes
+            + cores as u64 * (size_of::<Core>() as u64 + 128 + memory::STACK_MEMORY + 4096 + pressure)
+            + 0x1_0000)
+            .next_multiple_of(REGION_ALIGN)
+    };
     let region_length = Region::length(&plan);
     let floor = load + image_length;
-    let base = must!(
-        memory::find_free(&machine.memory, &machine.reserved, work + region_length, REGION_ALIGN, floor),
-        "memory: no {} MiB free for work memory and rings",
-        (work + region_length) >> 20
-    );
+    let find =
+        |work: u64| memory::find_free(&machine.memory, &machine.reserved, work + region_length, REGION_ALIGN, floor);
+    // A posture presses what there is; operation PRESSURE says what it wants.
+    while pressure_bytes / 2 >= pressed.max(4096) && find(work_bytes(pressure_bytes)).is_none() {
+        pressure_bytes /= 2;
+    }
+    let work = work_bytes(pressure_bytes);
+    let base = must!(find(work), "memory: no {} MiB free for work memory and rings", (work + region_length) >> 20);
     let non_cacheable = options.non_cacheable.unwrap_or(plan.header.flags & plan_flag::NON_CACHEABLE != 0);
     let region_attribute = if non_cacheable { Attribute::NonCacheable } else { Attribute::Data };
     must!(tables.map_identity(base, work, Attribute::Data), "page tables: no room");
@@ -294,7 +306,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     // SAFETY: taken from the arena just now, a word for each twin; nobody else has seen it.
     let dice = Dice(unsafe { core::slice::from_raw_parts(dice as *const AtomicU64, plan.twins.len()) });
     dice.seed(plan.twins);
-    let shared = make_shared(&plan, &region, boot_core, cores, blocks, dice);
+    let shared = make_shared(&plan, &region, machine.conduit, boot_core, cores, blocks, dice);
     let psci_version = psci::version(machine.conduit);
     region.publish(Directory {
         nonce: plan.header.nonce,
@@ -458,6 +470,7 @@ impl TablesLayout {
 fn make_shared(
     plan: &Plan<'static>,
     region: &Region,
+    conduit: Conduit,
     boot_core: usize,
     cores: usize,
     blocks: [*const Core; MAX_CORES],
@@ -491,6 +504,7 @@ fn make_shared(
         phase_started: AtomicU64::new(0),
         again: AtomicBool::new(false),
         exchange: clock::Exchange::new(),
+        conduit,
         timeout: clock::ticks(header.timeout_ns),
         patience: match header.patience_ns {
             0 => clock::ticks(header.timeout_ns).saturating_mul(8),
@@ -507,6 +521,14 @@ fn make_shared(
         boot_core,
         dice,
     })
+}
+
+/// Where core `id` begins to draw, from the plan's seed: splitmix64 (Steele et al., OOPSLA 2014). Never 0.
+fn seed(plan: u64, id: u64) -> u64 {
+    let mut word = plan.wrapping_add((id + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    (word ^ word >> 31).max(1)
 }
 
 #[expect(clippy::too_many_arguments, reason = "the one place where a core's parts come together")]
@@ -529,6 +551,7 @@ fn make_core(
         (*entry).gicr_pa = redistributor.base;
         (*entry).gicr_typer = redistributor.typer;
         (*entry).gicr_iidr = redistributor.iidr;
+        (*entry).suspend_error = SUSPEND_UNTRIED;
         if described.is_some_and(|core| !core.usable) {
             (*entry).state = core_state::DISABLED;
         }
@@ -592,6 +615,10 @@ fn make_core(
         log_daif: Cell::new(0),
         pressure: pressure as *mut u64,
         pressure_words: pressure_bytes as usize / 8,
+        pressure_at: Cell::new(0),
+        standby: Cell::new(None),
+        dither: Cell::new(0),
+        random: Cell::new(seed(plan.header.seed, id as u64)),
         program_counter: AtomicU32::new(0),
         up: AtomicBool::new(false),
         inbox: Inbox {
@@ -648,6 +675,9 @@ fn enter_service(core: &'static Core) -> bool {
         // SAFETY: the boot core filled the description in before it started any other.
         kinds::set_up(core, unsafe { gic::distributor_typer(&*MACHINE.0.get()) });
     }
+    if shared.plan.ops.iter().any(suspends) {
+        try_suspend(core);
+    }
     if shared.closed.load(Ordering::Acquire) {
         return false; // the boot core gave up on us: the run goes on without
     }
@@ -657,6 +687,34 @@ fn enter_service(core: &'static Core) -> bool {
     core.up.store(true, Ordering::Release);
     arch::unmask_interrupts();
     true
+}
+
+/// Whether an operation wants somebody in CPU_SUSPEND.
+fn suspends(word: &Op) -> bool {
+    match word.code {
+        op::PHASE | op::POSTURE | op::IDLE => word.a == ReceiverState::Suspend.code(),
+        op::SWEEP_RANGE => word.a == transition::SUSPEND,
+        _ => false,
+    }
+}
+
+/// Calls CPU_SUSPEND once, to be ended by this core's own timer. Interrupts are masked.
+fn try_suspend(core: &Core) {
+    const NAP_NS: u64 = 100_000;
+    let shared = Shared::get();
+    // SAFETY: the boot core filled the description in before it started any other.
+    let described = unsafe { &(&(*MACHINE.0.get()).cores)[core.id as usize] };
+    let wanted = shared.plan.header.suspend_state;
+    let state = psci::standby_state(shared.conduit, wanted, described.idle_states.as_slice());
+    let answer = state.and_then(|state| {
+        wait::with_timer(core, clock::ticks(NAP_NS), || psci::cpu_suspend(shared.conduit, state)).map(|()| state)
+    });
+    core.standby.set(answer.ok());
+    // SAFETY: this core's own entry.
+    unsafe {
+        (*core.entry).suspend_state = state.unwrap_or(wanted);
+        (*core.entry).suspend_error = answer.err().unwrap_or(0);
+    }
 }
 
 fn set_core_state(core: &Core, state: u32) {

@@ -10,13 +10,13 @@ use core::sync::atomic::Ordering;
 
 use trace_ring::calls::doing;
 use trace_ring::layout::abort_reason;
-use trace_ring::plan::op;
+use trace_ring::plan::{op, posture};
 use trace_ring::record::{PEER_ALL, ReceiverState};
 
 use crate::arch::{self, write_register};
 use crate::percore::{Core, NOBODY, Shared};
 use crate::watch::{self, Looker};
-use crate::{gic, ipi, twins, watchdog};
+use crate::{gic, ipi, psci, twins, watchdog};
 
 /// The run is to end: leave the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,14 @@ fn disarm_timer(core: &Core) {
     write_register!("cntv_ctl_el0", 0);
     arch::instruction_barrier();
     core.watch.armed.set(0);
+}
+
+/// Does `what` with the timer armed for so many ticks from now, interrupts masked: it wakes, and nobody takes it.
+pub fn with_timer<T>(core: &Core, ticks: u64, what: impl FnOnce() -> T) -> T {
+    arm_timer(core, arch::counter() + ticks);
+    let result = what();
+    disarm_timer(core);
+    result
 }
 
 /// The virtual timer's interrupt: a heartbeat, the end of a wait, or of a `mask` twin's time. `entry`: of its handler.
@@ -159,7 +167,8 @@ pub fn until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) -
 fn sit(core: &'static Core, posture: u8, seen: u32, looker: &mut Option<Looker>) {
     let attention = || core.inbox.attention.load(Ordering::Relaxed) == seen;
     let watched = core.watch.gap.get() != 0;
-    if posture != ReceiverState::Spin.code() && looker.take().is_some() {
+    let polls = [ReceiverState::Spin.code(), ReceiverState::Masked.code(), posture::PRESSURE];
+    if !polls.contains(&posture) && looker.take().is_some() {
         core.watch.stop_looking();
     }
     match posture {
@@ -187,12 +196,40 @@ fn sit(core: &'static Core, posture: u8, seen: u32, looker: &mut Option<Looker>)
                 arch::yield_now();
             }
         }
+        posture::PRESSURE => {
+            core.enter_state(ReceiverState::Spin.code());
+            let work = || press(core);
+            if watched {
+                return look_about(core, looker, attention, work);
+            }
+            while attention() {
+                work();
+                arch::yield_now();
+            }
+        }
         posture if posture == ReceiverState::Masked.code() => {
-            // Sleeps with interrupts masked, and takes them a little later: wakes without vectoring first.
+            core.enter_state(posture);
+            let poll = || {
+                if arch::interrupt_pends() {
+                    arch::answer();
+                }
+            };
+            arch::mask_interrupts();
+            if watched {
+                look_about(core, looker, attention, poll);
+            } else {
+                while attention() {
+                    poll();
+                    arch::yield_now();
+                }
+            }
+            arch::unmask_interrupts();
+        }
+        posture if posture == ReceiverState::Suspend.code() && core.standby.get().is_some() => {
             core.enter_state(posture);
             arch::mask_interrupts();
-            while attention() {
-                arch::sleep_and_answer();
+            while attention() && suspend(core) {
+                arch::answer();
             }
             arch::unmask_interrupts();
         }
@@ -205,6 +242,37 @@ fn sit(core: &'static Core, posture: u8, seen: u32, looker: &mut Option<Looker>)
             arch::unmask_interrupts();
         }
     }
+}
+
+/// Sleeps in CPU_SUSPEND until an interrupt is pending; they are masked. `false`: PSCI refused, and will not be asked again.
+pub fn suspend(core: &Core) -> bool {
+    let Some(state) = core.standby.get() else { return false };
+    let answer = psci::cpu_suspend(Shared::get().conduit, state);
+    if let Err(code) = answer {
+        core.standby.set(None);
+        // SAFETY: this core's own entry.
+        unsafe { (*core.entry).suspend_error = code };
+    }
+    answer.is_ok()
+}
+
+/// Reads and writes a slice of this core's pressure memory: small, so that the loop around it sees what it waits for.
+fn press(core: &Core) {
+    const LINES: usize = 16;
+    let mut at = core.pressure_at.get();
+    for _ in 0..LINES {
+        if at >= core.pressure_words {
+            at = 0;
+        }
+        if core.pressure_words == 0 {
+            return;
+        }
+        let cell = core.pressure.wrapping_add(at);
+        // SAFETY: inside this core's own pressure memory.
+        unsafe { cell.write_volatile(cell.read_volatile().wrapping_add(1)) };
+        at += 8; // one word in each line of 64 bytes
+    }
+    core.pressure_at.set(at);
 }
 
 /// Polls with YIELD while `attention`, looks at the counter now and then, and does `work` each turn.
