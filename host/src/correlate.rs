@@ -52,6 +52,10 @@ const MOST_EVIDENCE: usize = 65_536;
 /// Broadcasts of one sender that are remembered.
 const MOST_BROADCASTS: usize = 1 << 20;
 
+/// So many answers in a row that come before their messages prove that counters disagree. One proves nothing: its vector may have
+/// been entered for a heartbeat, say, and the SGI have come just before the acknowledge, which then gave the SGI.
+const BACKWARDS: u32 = 3;
+
 /// INTIDs that a flow may have.
 const INTIDS: usize = 8;
 
@@ -169,7 +173,8 @@ pub struct Slot {
     pub excused: Excused,
     /// Answers that came only after another event.
     pub recovered: Recovered,
-    /// Answers that seem to have been taken before they were sent, in phases of one IPI at a time: the counters disagree.
+    /// Answers that seem to have been taken before they were sent, in phases of one IPI at a time, at least three in a row: the
+    /// counters disagree.
     pub backwards: u64,
 }
 
@@ -581,16 +586,7 @@ struct Receiver {
     /// Empty acknowledges, and how long before each the last answer was.
     empty: Vec<(u64, Option<u64>)>,
     /// Spans of time in each of which one empty acknowledge is legal.
-    credits: Vec<Credit>,
-}
-
-/// A span of time in which one empty acknowledge is legal. By its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Credit {
-    start: u64,
-    until: u64,
-    /// The slot whose counters seem to disagree because of the same message, if there is no such acknowledge; [`NO_SLOT`]: none.
-    slot: u32,
+    credits: Vec<(u64, u64)>,
 }
 
 /// What the records say of a slot.
@@ -603,6 +599,8 @@ struct Tally {
     excused: Excused,
     recovered: Recovered,
     backwards: u64,
+    /// Answers before their messages, the newest ones in a row.
+    behind: u32,
     probes: Probes,
     /// Interrupts by [`Delivery`].
     deliveries: [u64; 3],
@@ -727,6 +725,7 @@ impl Joiner {
                     excused: Excused::default(),
                     recovered: Recovered::default(),
                     backwards: 0,
+                    behind: 0,
                     probes: Probes::default(),
                     deliveries: [0; 3],
                 })
@@ -1266,7 +1265,7 @@ impl Joiner {
             if !lost {
                 // Its SGI may still be taken, and will then find nothing.
                 if let Some(receiver) = self.receiver(to, intid) {
-                    receiver.credits.push(Credit { start: answer.t, until: u64::MAX, slot: NO_SLOT });
+                    receiver.credits.push((answer.t, u64::MAX));
                 }
             }
             return;
@@ -1287,7 +1286,6 @@ impl Joiner {
             *count += 1;
         }
         let timed = answer.timed();
-        let mut backwards = NO_SLOT;
         let mut counts = None;
         if timed {
             let latency = answer.t.wrapping_sub(answer.arg);
@@ -1323,9 +1321,14 @@ impl Joiner {
             if tally.worst.is_none_or(worse) {
                 tally.worst = Some((answer.t, latency));
             }
+            tally.behind = 0;
         } else if alone {
-            tally.backwards += 1;
-            backwards = slot.unwrap_or(NO_SLOT);
+            tally.behind = tally.behind.saturating_add(1);
+            tally.backwards += match tally.behind {
+                ..BACKWARDS => 0,
+                BACKWARDS => u64::from(BACKWARDS),
+                _ => 1,
+            };
         }
         if !self.sweeps.is_idle() {
             self.sweeps.ended(flow, answer.msg, count, false, counts);
@@ -1348,7 +1351,7 @@ impl Joiner {
         if early {
             let until = end.unwrap_or(answer.t).max(answer.t).saturating_add(self.timeout);
             if let Some(receiver) = self.receiver(to, intid) {
-                receiver.credits.push(Credit { start, until, slot: backwards });
+                receiver.credits.push((start, until));
             }
             self.shed(to, intid);
         }
@@ -1366,7 +1369,7 @@ impl Joiner {
         if receiver.credits.len() < 4 * MOST_EVIDENCE {
             return;
         }
-        let newest = receiver.credits.iter().map(|credit| credit.start).max().unwrap_or(0);
+        let newest = receiver.credits.iter().map(|credit| credit.0).max().unwrap_or(0);
         let horizon = newest.saturating_sub(self.timeout.saturating_mul(4));
         self.explain(core, intid, horizon);
         if let Some(receiver) = self.receiver(core, intid)
@@ -1390,27 +1393,20 @@ impl Joiner {
         // Open credits, the one that ends first on top.
         let mut open = std::collections::BinaryHeap::new();
         let mut unexplained = Vec::new();
-        // Messages that were answered early, and not by a clock that is behind: their own interrupts came.
-        let mut early = Vec::new();
         for (t, since) in empty {
-            while let Some(credit) = credits.next_if(|credit| credit.start <= t) {
-                open.push(std::cmp::Reverse((credit.until, credit.slot)));
+            while let Some((_, until)) = credits.next_if(|(start, _)| *start <= t) {
+                open.push(std::cmp::Reverse(until));
             }
-            while open.peek().is_some_and(|std::cmp::Reverse((until, _))| *until < t) {
+            while open.peek().is_some_and(|std::cmp::Reverse(until)| *until < t) {
                 open.pop();
             }
-            match open.pop() {
-                Some(std::cmp::Reverse((_, slot))) => early.push(slot),
-                None => unexplained.push((t, since)),
+            if open.pop().is_none() {
+                unexplained.push((t, since));
             }
         }
-        let kept = open.into_iter().map(|std::cmp::Reverse((until, slot))| Credit { start: horizon, until, slot });
-        receiver.credits = kept.filter(|credit| credit.until > horizon).chain(credits).collect();
-        for slot in early {
-            if let Some(tally) = self.tallies.get_mut(slot as usize) {
-                tally.backwards = tally.backwards.saturating_sub(1);
-            }
-        }
+        let kept =
+            open.into_iter().map(|std::cmp::Reverse(until)| (horizon, until)).filter(|(_, until)| *until > horizon);
+        receiver.credits = kept.chain(credits).collect();
         // What explains an acknowledge stands in the same lane: where records of it are missing, by loss or by choice, nobody
         // can say that nothing does.
         let lossy = [Context::Irq, Context::Nmi].into_iter().any(|context| is_lossy(&self.lanes, core, context));
@@ -1582,12 +1578,6 @@ impl Joiner {
                 recovered: tally.recovered,
                 backwards: tally.backwards,
             });
-        }
-        // An SGI that was given up and came after all answers the next message early.
-        let given_up: std::collections::HashSet<_> =
-            self.given_up.iter().filter(|message| !message.lost).map(|m| (m.from, m.to, m.intid)).collect();
-        for slot in slots.iter_mut().filter(|slot| given_up.contains(&(slot.from, slot.to, slot.intid))) {
-            slot.backwards = 0;
         }
         // By time, whatever the order of the lanes was.
         self.given_up.sort_by_key(|message| (message.t, message.from, message.to, message.intid));

@@ -382,7 +382,7 @@ pub struct Pair {
     pub doubtful: u64,
     /// IPIs that stood pending until a heartbeat came.
     pub recovered: u64,
-    /// IPIs that seem to have been taken before they were sent.
+    /// IPIs that seem to have been taken before they were sent, with one outstanding at a time, three in a row or more.
     pub backwards: u64,
     /// Whether one IPI was outstanding at a time.
     #[serde(skip)]

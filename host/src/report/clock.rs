@@ -32,7 +32,7 @@ pub struct Clock {
     pub monotonic: Option<bool>,
     /// Lanes in which a time stamp lies before one that was taken before it: how often.
     pub step_backs: u64,
-    /// Answers that seem to have come before their message, with one message outstanding.
+    /// Answers that seem to have come before their message, with one message outstanding, three in a row or more.
     pub backwards_ipis: u64,
     /// Smallest step that was seen, ticks.
     pub step_ticks: Option<u32>,
