@@ -19,7 +19,7 @@ use crate::capture::{Batch, Capture, CaptureError};
 use crate::correlate::MOST_EVIDENCE;
 
 /// Gaps and heartbeats that are kept, of all cores together.
-const MOST_KEPT: usize = 4 << 20;
+const MOST_KEPT: usize = 2 << 20;
 
 /// Messages of sweeps that wait for their answer.
 const MOST_SWEPT: usize = 1 << 20;

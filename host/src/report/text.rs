@@ -217,11 +217,15 @@ impl Page<'_> {
         if let Some(most) = clock.read_cost_max_ticks.filter(|most| Some(*most) > clock.read_cost_ticks) {
             let _ = write!(text, " (at most {})", self.ticks(most.into()));
         }
-        text += match clock.monotonic {
-            Some(true) => ", never went back",
-            Some(false) => ", WENT BACK",
-            None => "",
-        };
+        let stamps = clock.step_backs + clock.backwards_ipis;
+        match clock.monotonic {
+            Some(false) => text += ", WENT BACK",
+            _ if stamps > 0 => {
+                let _ = write!(text, ", {} time stamps WENT BACK", grouped(stamps));
+            }
+            Some(true) => text += ", never went back",
+            None => {}
+        }
         let skew = |skews: Skews, when: &str| match skews {
             Skews { proven_ticks: 0, possible_ticks } => format!("at most {} {when}", self.ticks(possible_ticks)),
             Skews { proven_ticks, possible_ticks } => {

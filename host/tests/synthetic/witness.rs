@@ -289,7 +289,9 @@ fn a_time_stamp_before_the_one_before_it_is_a_step_back() {
         assert_eq!(ipis.step_backs.len(), 2);
         assert!(ipis.step_backs.iter().any(|back| (back.core, back.context) == (0, Context::Irq)));
     });
-    assert_eq!(target.report().clock.step_backs, 2);
+    let report = target.report();
+    assert_eq!(report.clock.step_backs, 2);
+    assert!(flat(&report).contains("2 time stamps WENT BACK"));
 }
 
 #[test]
@@ -393,7 +395,8 @@ fn latencies_over_time_are_all_there_in_at_most_128_pieces() {
     let point = series.points.iter().flatten().next().unwrap();
     assert!(point.min_ns >= 160.0 && point.max_ns <= 192.0 && point.min_ns <= point.mean_ns);
     // With some of the latencies only there is no series.
-    let mut target = Simulator::new(PlanRequest { cores: 2, keep: Keep::Worst(5), ..PlanRequest::default() });
+    let plan = Some("ping".into());
+    let mut target = Simulator::new(PlanRequest { plan, cores: 2, keep: Keep::Worst(5), ..PlanRequest::default() });
     target.run(50, quiet);
     assert!(target.report().series.is_empty());
 }
