@@ -402,7 +402,7 @@ impl Spread {
         while points.len() > MOST_POINTS {
             let last = points.len() - 1;
             let mut at = 0..;
-            points.retain(|_| at.next().is_none_or(|at: usize| at % 2 == 0 || at == last));
+            points.retain(|_| at.next().is_none_or(|at: usize| at.is_multiple_of(2) || at == last));
         }
         points
     }

@@ -44,6 +44,9 @@ pub struct CoreFigures {
     pub lost: u64,
 }
 
+/// Pairs by how far apart they are.
+type Distances<'a> = BTreeMap<Option<u8>, Vec<&'a Slot>>;
+
 pub(super) fn distributions(ipis: &Ipis, view: Option<&View>, tick_ns: f64) -> Vec<Distribution> {
     let cores = view.map_or(&[][..], |view| &view.cores);
     let apart = |slot: &Slot| {
@@ -51,7 +54,7 @@ pub(super) fn distributions(ipis: &Ipis, view: Option<&View>, tick_ns: f64) -> V
         let (from, to) = affinity(slot.from).zip(affinity(slot.to))?;
         Some(if slot.from == slot.to { 0 } else { distance(from, to) })
     };
-    let mut groups: BTreeMap<(String, ReceiverState), BTreeMap<Option<u8>, Vec<&Slot>>> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, ReceiverState), Distances<'_>> = BTreeMap::new();
     for slot in ipis.slots.iter().filter(|slot| slot.latency.is_some()) {
         let group = groups.entry((kind_name(slot), slot.state)).or_default();
         group.entry(apart(slot)).or_default().push(slot);
