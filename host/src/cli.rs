@@ -72,6 +72,14 @@ pub enum Verb {
          ipiscope report --memory dump.bin@0x40000000\n  ipiscope report --memory gdb:localhost:3333\n\n{EXIT_CODES}"
     ))]
     Report(Box<ReportArguments>),
+    /// Compare two captures, or one with golden ones before it: what changed, and how sure that is. Or make limits of golden ones.
+    #[command(after_help = format!(
+        "Examples:\n  ipiscope compare runs/golden.mcap runs/today.mcap\n  \
+         ipiscope compare runs/golden-1.mcap runs/golden-2.mcap runs/today.mcap --json -\n  \
+         ipiscope compare --make-limits runs/golden-1.mcap runs/golden-2.mcap --out board.toml --margin 25%\n\n\
+         Exit codes: 0 no difference, 1 something changed, 2 too little to compare, 3 asked wrongly."
+    ))]
+    Compare(Box<CompareArguments>),
     /// Look inside a target: where each core stands, what it waits for, what waits on its call queue, what it did last.
     #[command(after_help = format!(
         "Examples:\n  ipiscope inspect runs/first.mcap\n  ipiscope inspect --live\n  ipiscope inspect --live 4711 --last 20 --json cores.json\n  \
@@ -385,6 +393,42 @@ pub struct ReportArguments {
     /// How the report is shown.
     #[command(flatten)]
     pub showing: Showing,
+}
+
+/// `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArguments {
+    /// The captures: golden ones, and last the one that is compared with them. With --make-limits: golden ones alone.
+    #[arg(required = true, value_name = "CAPTURE")]
+    pub captures: Vec<PathBuf>,
+    /// Make a limits file of what the captures show.
+    #[arg(long)]
+    pub make_limits: bool,
+    /// Write the limits to a file [default: standard output].
+    #[arg(long, value_name = "FILE", requires = "make_limits")]
+    pub out: Option<PathBuf>,
+    /// How far above the worst that was measured the limits lie.
+    #[arg(long, value_name = "SHARE", default_value = "25%", value_parser = margin, requires = "make_limits")]
+    pub margin: f64,
+    /// Compare what the data allows, though targets or plans differ or clocks were not tested; take golden captures as they are.
+    #[arg(long)]
+    pub force: bool,
+    /// Write the comparison as JSON to a file; `-`: to standard output, in place of the text.
+    #[arg(long, value_name = "FILE", conflicts_with = "make_limits")]
+    pub json: Option<PathBuf>,
+    /// Use colours in the text.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+}
+
+/// A share above what was measured.
+fn margin(text: &str) -> Result<f64, String> {
+    let wrong = || format!("`{text}` is no share; write 25% or 0.25");
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map_err(|_| wrong())? / 100.0,
+        None => text.parse().map_err(|_| wrong())?,
+    };
+    if (0.0..=100.0).contains(&share) { Ok(share) } else { Err(wrong()) }
 }
 
 /// `export`.

@@ -23,6 +23,7 @@
 //! | [`correlate`] | sends and receives -> outcomes | records, slots -> `Ipis` |
 //! | [`stats`] | latencies -> figures that the sample carries | ticks -> `Summary` |
 //! | [`detect`] | check, summary, evidence | figures -> `Suspect`s, verdict |
+//! | [`compare`] | captures against golden ones: what changed, how sure; limits made of them | captures -> `Comparison`, TOML |
 //! | [`limits`] | what a machine is held to, rule by rule | file, `Ipis` -> `LimitsReport` |
 //! | [`log`] | the firmware's log: frames from the capture, text from the ELF | capture -> `Log` |
 //! | [`reason`] | what an SGI asks for | plan -> IPI kinds |
@@ -40,6 +41,7 @@ pub mod adopt;
 pub mod capture;
 pub mod child;
 pub mod cli;
+pub mod compare;
 pub mod correlate;
 pub mod detect;
 pub mod doctor;

@@ -12,16 +12,16 @@ use clap::Parser as _;
 use host::adopt::Origin;
 use host::capture::Capture;
 use host::cli::{
-    Cli, Color, ExportArguments, FirmwareVerb, InspectArguments, QemuArguments, ReportArguments, SerialArguments,
-    Showing, Verb,
+    Cli, Color, CompareArguments, ExportArguments, FirmwareVerb, InspectArguments, QemuArguments, ReportArguments,
+    SerialArguments, Showing, Verb,
 };
 use host::error::{Failure, FileError, exit};
 use host::export::{ExportError, Format, ftrace};
 use host::limits::{Known, Limits};
 use host::run::Finished;
 use host::{
-    doctor, firmware, image, inspect, interrupt, junit, log, machine, memory, plan, probe, report, run, selftest,
-    serial,
+    compare, doctor, firmware, image, inspect, interrupt, junit, log, machine, memory, plan, probe, report, run,
+    selftest, serial,
 };
 
 fn main() -> ExitCode {
@@ -76,6 +76,7 @@ fn execute(verb: &Verb) -> Result<u8, Failure> {
         }
         Verb::Serial(arguments) => or_json(serial(arguments), &arguments.showing),
         Verb::Report(arguments) => or_json(report(arguments), &arguments.showing),
+        Verb::Compare(arguments) => comparison(arguments),
         Verb::Inspect(arguments) => look(arguments),
         Verb::Export(arguments) => export(arguments),
         Verb::Plans { name: None } => {
@@ -201,6 +202,45 @@ fn report(arguments: &ReportArguments) -> Result<u8, Failure> {
     };
     let finished = memory::collect(memory, &origin, &mut say)?;
     present(&finished, &arguments.showing, &limits, false)
+}
+
+/// `compare`.
+fn comparison(arguments: &CompareArguments) -> Result<u8, Failure> {
+    let CompareArguments { captures, force, .. } = arguments;
+    if arguments.make_limits {
+        let request = compare::LimitsRequest { captures: captures.clone(), margin: arguments.margin, force: *force };
+        let text = compare::make_limits(&request)?;
+        let file = arguments.out.as_deref().unwrap_or(Path::new("-"));
+        if let Some(capture) = captures.iter().find(|capture| compare::same_file(capture, file)) {
+            return Err(Failure {
+                kind: "arguments".into(),
+                message: format!("--out {} is a golden capture itself", capture.display()),
+                next_step: "name another file".into(),
+                exit_code: exit::MISUSED,
+            });
+        }
+        write_text(file, &text)?;
+        if file != Path::new("-") {
+            say(&format!("wrote {}; see `ipiscope report CAPTURE --limits {}`", file.display(), file.display()));
+        }
+        return Ok(exit::CLEAN);
+    }
+    if captures.len() < 2 {
+        return Err(Failure {
+            kind: "arguments".into(),
+            message: format!("{} capture is nothing to compare", captures.len()),
+            next_step: "name a golden capture and another: `ipiscope compare A B`".into(),
+            exit_code: exit::MISUSED,
+        });
+    }
+    let comparison = compare::compare(&compare::Request { captures: captures.clone(), force: *force })?;
+    if let Some(file) = &arguments.json {
+        write_json(file, &comparison.json())?;
+    }
+    if arguments.json.as_deref() != Some(Path::new("-")) {
+        print(&comparison.text(&options(arguments.color)))?;
+    }
+    Ok(comparison.exit_code())
 }
 
 /// `inspect`.
