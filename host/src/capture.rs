@@ -9,12 +9,17 @@
 //! | `INFO` | [`RunInfo`] as JSON: what the host knew before the run |
 //! | `LANE` | records of a lane, as they lay in memory but for their order (`unfold`) |
 //! | `LOST` | records of a lane that were missed, and why |
+//! | `SKIP` | records of a lane that came after the capture had reached its limit, and were not kept |
 //! | `SNAP` | a piece of a snapshot: the region without its records |
+//! | `SERI` | [`Series`] as JSON: the counters over time, of a run of more than ten seconds; the newest counts |
 //! | `TEXT` | console output |
 //! | `PICT` | where the cores stood when the run was cut short, as JSON |
 //! | `DONE` | [`Ending`] as JSON |
 //!
 //! A chunk holds either lane messages or others, never both: opening a capture reads a few bytes of each lane chunk.
+//!
+//! What grows with the length of a run is bounded: records by a limit ([`CaptureWriter::keep_at_most`]), snapshots because they
+//! become rarer (`drain`), the series by its number of points. From the limit on records are counted, and the rest goes on.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -34,6 +39,8 @@ use trace_ring::record::{FLAG_UNTIMED, Kind, RECORD_BYTES};
 
 use crate::monitor::CorePicture;
 use crate::plan::{Keep, PlanMeta};
+use crate::scratch;
+use crate::series::Series;
 
 /// Bytes gathered before they are compressed and written out.
 const CHUNK_BYTES: u64 = 4 << 20;
@@ -43,6 +50,12 @@ const FLUSH_EVERY: Duration = Duration::from_millis(250);
 
 /// How often the system is asked to put the file on the disk: what a power cut can cost.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// Bytes that a capture takes at most where the command line does not say.
+pub const DEFAULT_MOST_BYTES: u64 = 16 << 30;
+
+/// Bytes of the disk that no record takes: what comes after the last one has them.
+const RESERVE: u64 = 64 << 20;
 
 /// Bytes of one piece of a snapshot.
 const PIECE_BYTES: usize = 8 << 20;
@@ -357,7 +370,9 @@ impl CaptureError {
 const INFO: [u8; 4] = *b"INFO";
 const LANE: [u8; 4] = *b"LANE";
 const LOST: [u8; 4] = *b"LOST";
+const SKIP: [u8; 4] = *b"SKIP";
 const SNAP: [u8; 4] = *b"SNAP";
+const SERI: [u8; 4] = *b"SERI";
 const TEXT: [u8; 4] = *b"TEXT";
 const PICT: [u8; 4] = *b"PICT";
 const DONE: [u8; 4] = *b"DONE";
@@ -508,9 +523,10 @@ const fn loss_from(code: u8) -> Loss {
 
 // --- writing --------------------------------------------------------------------------------------------------------
 
-/// A record that `--keep worst:N` keeps, ordered by latency.
+/// A record that `--keep worst:N` keeps until the capture is closed: a reader expects the records of a lane in their order.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Worst {
+struct Kept {
+    /// First, so that it orders them; 0 of what is no answer.
     latency: u64,
     core: u16,
     context: u8,
@@ -518,9 +534,54 @@ struct Worst {
     bytes: [u8; RECORD_BYTES as usize],
 }
 
+/// Beside the worst answers, as many records that tell of trouble are kept, and as many others.
+const MOST_OTHERS: usize = 1 << 17;
+
+/// Whether a record that is no answer tells that something went wrong. Others tell what was done.
+const fn is_trouble(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::ReceiveEmpty
+            | Kind::SpuriousIntid
+            | Kind::Retire
+            | Kind::Probe
+            | Kind::Fault
+            | Kind::Gap
+            | Kind::Heartbeat
+            | Kind::Sweep
+            | Kind::Unknown(_)
+    )
+}
+
+/// What of a lane is told when the capture is closed, in place of a message for each.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    /// The first record that is not told otherwise.
+    first: u64,
+    /// Missed, by [`loss_code`].
+    missed: [u64; 3],
+    /// Read whole, and not kept.
+    unkept: u64,
+}
+
+/// Why and when a capture ceased to keep records.
+#[derive(Clone, Copy, Debug)]
+struct Full {
+    /// The limit was reached; `None`: the disk had no more room.
+    limit: Option<u64>,
+    /// After its creation.
+    at: Duration,
+}
+
 /// Writes a capture while the run goes on.
 pub struct CaptureWriter {
     path: PathBuf,
+    created: Instant,
+    /// To ask how long it is.
+    file: File,
+    most: Option<u64>,
+    full: Option<Full>,
+    rest: BTreeMap<(u16, u8), Rest>,
     writer: mcap::Writer<NoSeek<BufWriter<File>>>,
     lanes: u16,
     others: u16,
@@ -534,7 +595,11 @@ pub struct CaptureWriter {
     folded: Vec<u8>,
     sequence: u32,
     keep: Keep,
-    worst: BinaryHeap<Reverse<Worst>>,
+    worst: BinaryHeap<Reverse<Kept>>,
+    troubles: Vec<Kept>,
+    marks: Vec<Kept>,
+    /// Of these two, what was too much.
+    too_many: u64,
 }
 
 impl std::fmt::Debug for CaptureWriter {
@@ -554,6 +619,7 @@ impl CaptureWriter {
         // Syncing can take the disk seconds; the run doesn't wait for it. The thread ends with the writer.
         let (sync, asked) = mpsc::channel::<()>();
         let twin = file.try_clone().map_err(open)?;
+        let asked_for_length = file.try_clone().map_err(open)?;
         std::thread::spawn(move || {
             while asked.recv().is_ok() {
                 // A disk that can't sync fails the next write too, which is reported.
@@ -590,6 +656,11 @@ impl CaptureWriter {
         let now = Instant::now();
         let mut capture = CaptureWriter {
             path: path.into(),
+            created: now,
+            file: asked_for_length,
+            most: None,
+            full: None,
+            rest: BTreeMap::new(),
             writer,
             lanes,
             others,
@@ -603,18 +674,56 @@ impl CaptureWriter {
             sequence: 0,
             keep: info.plan.keep,
             worst: BinaryHeap::new(),
+            troubles: Vec::new(),
+            marks: Vec::new(),
+            too_many: 0,
         };
         capture.other(Head::plain(INFO), &json(info))?;
         capture.flush()?;
         Ok(capture)
     }
 
+    /// Keeps records until the file has so many bytes, or its disk no room: later ones are counted. What is still in memory then
+    /// comes on top, and what is no record (snapshots, series, ending).
+    pub fn keep_at_most(&mut self, bytes: u64) {
+        self.most = Some(bytes);
+    }
+
     /// Records `first ..` of a lane (`context`: its index in [`Context::ALL`]), 32 bytes each.
     pub fn lane_records(&mut self, core: u16, context: u8, first: u64, bytes: &[u8]) -> Result<(), CaptureError> {
         match self.keep {
-            Keep::Worst(count) => self.sift(core, context, first, bytes, count),
+            Keep::Worst(count) => {
+                self.sift(core, context, first, bytes, count);
+                Ok(())
+            }
+            Keep::All | Keep::None if self.full.is_some() => {
+                self.rest_of(core, context, first).unkept += bytes.len() as u64 / RECORD_BYTES;
+                Ok(())
+            }
             Keep::All | Keep::None => self.records(core, context, first, bytes),
         }
+    }
+
+    /// Of a lane's records, those that were read whole and came too late to be kept.
+    pub fn unkept(&self, core: u16, context: u8) -> u64 {
+        self.rest.get(&(core, context)).map_or(0, |rest| rest.unkept)
+    }
+
+    /// That records were not kept that somebody may miss, if that is so.
+    pub fn shortage(&self) -> Option<String> {
+        if self.too_many > 0 {
+            let most = 2 * MOST_OTHERS;
+            return Some(format!("beside the worst latencies {most} records are kept; {} were not", self.too_many));
+        }
+        let Full { limit, at } = self.full?;
+        let count: u64 = self.rest.values().map(|rest| rest.unkept).sum();
+        let why = match limit {
+            Some(limit) => format!("the capture reached {} (--max-capture)", size(limit)),
+            None => format!("the capture's disk had less than {} left", size(RESERVE)),
+        };
+        let at = humantime::format_duration(Duration::from_secs(at.as_secs()));
+        let what = format!("{why} {at} after its begin: {count} later records were not kept; the counters are whole");
+        (count > 0).then_some(what)
     }
 
     /// Records `first .. first + count` of a lane were missed.
@@ -626,7 +735,20 @@ impl CaptureWriter {
         count: u64,
         cause: Loss,
     ) -> Result<(), CaptureError> {
-        self.lane(Head { core, context, first, count, cause: loss_code(cause), tag: LOST }, &[])
+        let cause = loss_code(cause);
+        // A lane that is lapped again and again says so with every look. Where it has gaps anyway, one sum says as much.
+        if self.full.is_some() || matches!(self.keep, Keep::Worst(_)) {
+            let missed = &mut self.rest_of(core, context, first).missed;
+            if let Some(missed) = missed.get_mut(usize::from(cause)) {
+                *missed += count;
+            }
+            return Ok(());
+        }
+        self.lane(Head { core, context, first, count, cause, tag: LOST }, &[])
+    }
+
+    fn rest_of(&mut self, core: u16, context: u8, first: u64) -> &mut Rest {
+        self.rest.entry((core, context)).or_insert(Rest { first, missed: [0; 3], unkept: 0 })
     }
 
     /// The region's bytes up to its records: directory, cores, heads, slots, histograms, faults. The newest counts.
@@ -636,6 +758,11 @@ impl CaptureWriter {
             self.other(Head { first: index * PIECE_BYTES as u64, count: whole, ..Head::plain(SNAP) }, piece)?;
         }
         Ok(())
+    }
+
+    /// The counters over time. The newest counts.
+    pub fn series(&mut self, series: &Series) -> Result<(), CaptureError> {
+        self.other(Head::plain(SERI), &json(series))
     }
 
     /// What the console said.
@@ -650,11 +777,26 @@ impl CaptureWriter {
 
     /// Writes the ending and closes the file: from here on it is whole.
     pub fn finish(mut self, ending: &Ending) -> Result<(), CaptureError> {
-        // In the order of their lanes, as a reader expects records.
-        let mut worst: Vec<Worst> = std::mem::take(&mut self.worst).into_iter().map(|Reverse(worst)| worst).collect();
-        worst.sort_unstable_by_key(|worst| (worst.core, worst.context, worst.index));
-        for Worst { core, context, index: first, bytes, .. } in worst {
-            self.records(core, context, first, &bytes)?;
+        let worst = std::mem::take(&mut self.worst).into_iter().map(|Reverse(worst)| worst);
+        let mut kept: Vec<Kept> = worst.chain(self.troubles.drain(..)).chain(self.marks.drain(..)).collect();
+        kept.sort_unstable_by_key(|kept| (kept.core, kept.context, kept.index));
+        let follows = |one: &Kept, next: &Kept| {
+            (one.core, one.context, one.index.checked_add(1)) == (next.core, next.context, Some(next.index))
+        };
+        for run in kept.chunk_by(follows) {
+            let Some(Kept { core, context, index, .. }) = run.first() else { continue };
+            let bytes: Vec<u8> = run.iter().flat_map(|kept| kept.bytes).collect();
+            self.records(*core, *context, *index, &bytes)?;
+        }
+        for ((core, context), Rest { mut first, missed, unkept }) in std::mem::take(&mut self.rest) {
+            let causes = missed.into_iter().zip(0..).map(|(count, cause)| (LOST, count, cause));
+            for (tag, count, cause) in causes.chain([(SKIP, unkept, 0)]).filter(|(_, count, _)| *count > 0) {
+                self.lane(Head { core, context, first, count, cause, tag }, &[])?;
+                // What was turned away never had a number.
+                if tag == SKIP || loss_from(cause) != Loss::Dropped {
+                    first = first.saturating_add(count);
+                }
+            }
         }
         self.other(Head::plain(DONE), &json(ending))?;
         self.writer.finish().map_err(|error| write_error(&self.path, error))?;
@@ -680,12 +822,22 @@ impl CaptureWriter {
         }
         self.pending = 0;
         self.writer.flush().map_err(|error| write_error(&self.path, error))?;
+        self.look_for_room();
         if self.synced.elapsed() >= SYNC_EVERY {
             self.synced = Instant::now();
             // The thread lives as long as the writer.
             let _ = self.sync.send(());
         }
         Ok(())
+    }
+
+    /// Whether more records may come, after a flush. What can't be asked (a device, a pipe) has room until a write fails.
+    fn look_for_room(&mut self) {
+        let Some(most) = self.most.filter(|_| self.full.is_none()) else { return };
+        let long = self.file.metadata().is_ok_and(|meta| meta.len() >= most);
+        if long || scratch::room(&self.path).is_some_and(|room| room < RESERVE) {
+            self.full = Some(Full { limit: long.then_some(most), at: self.created.elapsed() });
+        }
     }
 
     fn records(&mut self, core: u16, context: u8, first: u64, bytes: &[u8]) -> Result<(), CaptureError> {
@@ -721,29 +873,31 @@ impl CaptureWriter {
         if self.pending >= CHUNK_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Of all answers only the `count` latest are kept; of the other records, those that tell of trouble.
-    fn sift(&mut self, core: u16, context: u8, first: u64, bytes: &[u8], count: usize) -> Result<(), CaptureError> {
+    /// Of all answers only the `count` latest are kept; of what is neither send, answer nor stage, the first of them.
+    fn sift(&mut self, core: u16, context: u8, first: u64, bytes: &[u8], count: usize) {
         for (record, raw) in reader::records(first, bytes).zip(bytes.chunks_exact(RECORD_BYTES as usize)) {
             let event = record.event;
+            let mut kept = Kept { latency: 0, core, context, index: record.index, bytes: [0; RECORD_BYTES as usize] };
+            kept.bytes.copy_from_slice(raw);
             match event.kind {
                 Kind::Receive if event.flags & FLAG_UNTIMED == 0 => {
-                    let latency = event.t.wrapping_sub(event.arg);
+                    kept.latency = event.t.wrapping_sub(event.arg);
                     let full = self.worst.len() >= count;
-                    if full && self.worst.peek().is_some_and(|Reverse(least)| least.latency >= latency) {
+                    if full && self.worst.peek().is_some_and(|Reverse(least)| least.latency >= kept.latency) {
                         continue;
                     }
                     if full {
                         self.worst.pop();
                     }
-                    let mut bytes = [0; RECORD_BYTES as usize];
-                    bytes.copy_from_slice(raw);
-                    self.worst.push(Reverse(Worst { latency, core, context, index: record.index, bytes }));
+                    self.worst.push(Reverse(kept));
                 }
                 Kind::Send | Kind::Receive | Kind::Stage => {}
-                _ => self.records(core, context, record.index, raw)?,
+                kind => {
+                    let list = if is_trouble(kind) { &mut self.troubles } else { &mut self.marks };
+                    if list.len() < MOST_OTHERS { list.push(kept) } else { self.too_many += 1 }
+                }
             }
         }
-        Ok(())
     }
 }
 
@@ -753,6 +907,16 @@ fn write_error(path: &Path, error: mcap::McapError) -> CaptureError {
         other => other.to_string(),
     };
     CaptureError::Write { path: path.into(), error }
+}
+
+/// "16 GiB", "1.5 MiB": the greatest unit that has a whole one.
+pub(crate) fn size(bytes: u64) -> String {
+    let (unit, name) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
+        .into_iter()
+        .find(|(unit, _)| bytes >= *unit)
+        .unwrap_or((1, "B"));
+    let (whole, rest) = (bytes / unit, bytes % unit);
+    if rest == 0 { format!("{whole} {name}") } else { format!("{:.1} {name}", bytes as f64 / unit as f64) }
 }
 
 /// JSON of plain data with text keys, which can't fail.
@@ -793,6 +957,17 @@ pub enum Batch<'a> {
         /// Why.
         cause: Loss,
     },
+    /// Records that came after the capture had reached its limit.
+    Unkept {
+        /// The core.
+        core: u16,
+        /// Index in [`Context::ALL`].
+        context: u8,
+        /// Number of the first.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
 }
 
 /// What of the file could not be used.
@@ -823,6 +998,7 @@ pub struct Capture {
     attachments: Vec<(String, String, Place)>,
     console: String,
     picture: Option<Vec<CorePicture>>,
+    series: Option<Series>,
     lane_chunks: Vec<Place>,
     damage: Damage,
 }
@@ -905,6 +1081,7 @@ impl Capture {
             attachments: found.attachments,
             console: found.console,
             picture: found.picture,
+            series: found.series,
             lane_chunks: found.lane_chunks,
             damage: found.damage,
         })
@@ -933,6 +1110,11 @@ impl Capture {
     /// Where the cores stood when the run was cut short; `None`: nobody looked.
     pub fn picture(&self) -> Option<&[CorePicture]> {
         self.picture.as_deref()
+    }
+
+    /// The counters over time; `None`: the run was short, deterministic or not seen while it went on.
+    pub fn series(&self) -> Option<&Series> {
+        self.series.as_ref()
     }
 
     /// Names and media types of the attachments.
@@ -991,6 +1173,7 @@ impl Capture {
                                 let cause = loss_from(head.cause);
                                 more = visit(Batch::Lost { core, context, first, count, cause });
                             }
+                            SKIP => more = visit(Batch::Unkept { core, context, first, count }),
                             _ => {}
                         }
                     }
@@ -1017,6 +1200,7 @@ struct Found {
     attachments: Vec<(String, String, Place)>,
     console: String,
     picture: Option<Vec<CorePicture>>,
+    series: Option<Series>,
     lane_chunks: Vec<Place>,
     damage: Damage,
     newer: Option<u32>,
@@ -1031,7 +1215,7 @@ impl Found {
         let bytes = read_place(file, place)?;
         // The first message tells what the chunk holds; unchecked, because a lie costs no more than a bad chunk.
         let mut lanes = false;
-        peek(&bytes, |message| lanes = message.starts_with(&LANE) || message.starts_with(&LOST));
+        peek(&bytes, |message| lanes = [LANE, LOST, SKIP].iter().any(|tag| message.starts_with(tag)));
         if lanes {
             self.lane_chunks.push(place);
             return Ok(());
@@ -1064,6 +1248,10 @@ impl Found {
             PICT => match serde_json::from_slice(body) {
                 Ok(picture) => self.picture = Some(picture),
                 Err(_) => self.damage.messages += 1,
+            },
+            SERI => match serde_json::from_slice::<Series>(body) {
+                Ok(series) if series.is_whole() => self.series = Some(series),
+                _ => self.damage.messages += 1,
             },
             SNAP => {
                 if head.first == 0 {
@@ -1230,7 +1418,11 @@ pub fn context_name(context: u8) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use trace_ring::record::Event;
+
     use super::*;
+    use crate::plan::{PlanRequest, compile};
+    use crate::series::Receiver;
 
     #[test]
     fn records_come_back_from_folding_as_they_were() {
@@ -1247,6 +1439,152 @@ mod tests {
         let mut unfolded = Vec::new();
         unfold(&[7; 77], &mut unfolded);
         assert_eq!(unfolded.len(), 64);
+    }
+
+    /// A capture in the making, of a run that keeps these records.
+    fn writer(path: &Path, keep: Keep) -> CaptureWriter {
+        let request = PlanRequest { cores: 2, keep, ..PlanRequest::default() };
+        let info = RunInfo {
+            created: String::new(),
+            tool_version: String::new(),
+            source: "qemu".into(),
+            machine: String::new(),
+            board: String::new(),
+            cpu: String::new(),
+            accel: String::new(),
+            verdict_scope: VerdictScope::Emulated,
+            deterministic: false,
+            qemu_version: String::new(),
+            qemu_arguments: Vec::new(),
+            tags: BTreeMap::new(),
+            plan: compile(&request).expect("compiles").meta,
+            firmware_build_id: String::new(),
+            nonce: 1,
+            cores: 2,
+            notes: Vec::new(),
+        };
+        CaptureWriter::create(path, &info, &[]).expect("is created")
+    }
+
+    fn ending() -> Ending {
+        Ending {
+            ended: Ended::Complete,
+            error: None,
+            lanes: Vec::new(),
+            host_seconds: 1.0,
+            counter_check: None,
+            steal: None,
+            host_load: None,
+            notes: Vec::new(),
+            counters_moved: false,
+            stopped_by: None,
+        }
+    }
+
+    /// Records `first .. first + count`, of one kind, each as late as its number.
+    fn records(kind: Kind, first: u64, count: u64) -> Vec<u8> {
+        let event = |t: u64| Event { t: 1000 + t, kind, flags: 0, peer: 1, msg: 0, intid: 0, extra: 0, arg: 1000 };
+        (first..first + count).flat_map(|index| event(index).words(index)).flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// What the lanes of a capture say, in its order: core, context, first, count, cause; -1: records, -2: not kept.
+    fn lanes(path: &Path) -> Vec<(u16, u8, u64, u64, i32)> {
+        let mut lanes = Vec::new();
+        let capture = Capture::open(path).expect("opens");
+        let damage = capture.lanes(|batch| {
+            lanes.push(match batch {
+                Batch::Records { core, context, first, bytes } => {
+                    (core, context, first, bytes.len() as u64 / RECORD_BYTES, -1)
+                }
+                Batch::Lost { core, context, first, count, cause } => {
+                    (core, context, first, count, loss_code(cause).into())
+                }
+                Batch::Unkept { core, context, first, count } => (core, context, first, count, -2),
+            });
+        });
+        assert_eq!(damage.expect("is read"), Damage::default());
+        lanes
+    }
+
+    #[test]
+    fn a_capture_that_reached_its_limit_counts_what_it_does_not_keep() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("capture.mcap");
+        let mut writer = writer(&path, Keep::All);
+        writer.keep_at_most(1);
+        let kind = Kind::Receive;
+        writer.lane_records(1, 1, 0, &records(kind, 0, 10)).expect("is taken");
+        writer.lane_loss(1, 1, 10, 5, Loss::Lapped).expect("is taken");
+        assert_eq!(writer.shortage(), None, "nobody has looked yet");
+        writer.flush().expect("is written");
+        writer.lane_records(1, 1, 15, &records(kind, 15, 20)).expect("is taken");
+        writer.lane_loss(1, 1, 35, 7, Loss::Lapped).expect("is taken");
+        writer.lane_loss(1, 1, 42, 2, Loss::Torn).expect("is taken");
+        writer.lane_records(1, 1, 44, &records(kind, 44, 3)).expect("is taken");
+        writer.lane_loss(1, 1, 47, 9, Loss::Dropped).expect("is taken");
+        writer.lane_records(0, 0, 0, &records(kind, 0, 4)).expect("is taken");
+        writer.snapshot(&[7; 64]).expect("is taken");
+        assert_eq!((writer.unkept(1, 1), writer.unkept(0, 0), writer.unkept(0, 1)), (23, 4, 0));
+        let note = writer.shortage().expect("says so");
+        assert!(note.contains("1 B (--max-capture)") && note.contains("27 later records"), "{note}");
+        writer.finish(&ending()).expect("is closed");
+        // Lapped, torn, turned away, not kept: 0..10 were kept, and 10..47 is told of without a gap.
+        let expected = [
+            (1, 1, 0, 10, -1),
+            (1, 1, 10, 5, 0),
+            (0, 0, 0, 4, -2),
+            (1, 1, 15, 7, 0),
+            (1, 1, 22, 2, 1),
+            (1, 1, 24, 9, 2),
+            (1, 1, 24, 23, -2),
+        ];
+        assert_eq!(lanes(&path), expected);
+        assert!(Capture::open(&path).expect("opens").snapshot().is_some(), "what is no record goes on");
+    }
+
+    #[test]
+    fn the_worst_and_what_tells_of_trouble_stand_in_the_order_of_their_lanes_however_long_the_run() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("capture.mcap");
+        let mut writer = writer(&path, Keep::Worst(3));
+        writer.lane_records(1, 1, 0, &records(Kind::Receive, 0, 100)).expect("is taken");
+        writer.lane_records(1, 1, 100, &records(Kind::Gap, 100, 2)).expect("is taken");
+        // A lane that is lapped a thousand times says it once.
+        for round in 0..1000 {
+            writer.lane_loss(1, 1, 102 + round, 1, Loss::Lapped).expect("is taken");
+        }
+        // More of them than are kept, and they don't cost those that tell of trouble their place.
+        writer.lane_records(0, 0, 0, &records(Kind::Phase, 0, MOST_OTHERS as u64 + 10)).expect("is taken");
+        writer.lane_records(0, 0, 1 << 20, &records(Kind::Retire, 1 << 20, 1)).expect("is taken");
+        let note = writer.shortage().expect("says so");
+        assert!(note.contains("; 10 were not"), "{note}");
+        writer.finish(&ending()).expect("is closed");
+        let expected =
+            [(0, 0, 0, MOST_OTHERS as u64, -1), (0, 0, 1 << 20, 1, -1), (1, 1, 97, 5, -1), (1, 1, 102, 1000, 0)];
+        assert_eq!(lanes(&path), expected);
+    }
+
+    #[test]
+    fn a_series_comes_back_and_one_with_ragged_columns_does_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("capture.mcap");
+        let receiver = Receiver { core: 1, n: vec![1, 2], sum: vec![3, u64::MAX], max: vec![5, 6], lost: vec![0, 0] };
+        let whole = Series { at_ns: vec![0, 100], receivers: vec![receiver] };
+        let mut ragged = whole.clone();
+        ragged.receivers[0].max.pop();
+        let mut writer = writer(&path, Keep::None);
+        writer.series(&whole).expect("is taken");
+        writer.series(&ragged).expect("is taken");
+        writer.finish(&ending()).expect("is closed");
+        let capture = Capture::open(&path).expect("opens");
+        assert_eq!((capture.series(), capture.damage().messages), (Some(&whole), 1));
+    }
+
+    #[test]
+    fn sizes_are_told_in_their_greatest_unit() {
+        for (bytes, text) in [(1, "1 B"), (1536, "1.5 KiB"), (500 << 20, "500 MiB"), (16 << 30, "16 GiB")] {
+            assert_eq!(size(bytes), text);
+        }
     }
 
     #[test]

@@ -203,6 +203,9 @@ pub struct ProbeArguments {
     /// End the run early, as Ctrl-C does, when the counters satisfy an expression, like "lost > 0 || latency > 200us".
     #[arg(long, value_name = "EXPR")]
     pub stop_on: Option<StopOn>,
+    /// Keep records until the capture has this size, like 500M or 16G; later ones are counted only [default: 16G].
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_capture: Option<u64>,
     /// Say something about the unit or its surroundings: KEY=VALUE. Can be given again.
     #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
     pub tag: Vec<(String, String)>,
@@ -235,6 +238,7 @@ impl ProbeArguments {
             cores: self.cores,
             deadline: self.deadline,
             stop_on: self.stop_on.clone(),
+            most_bytes: self.max_capture,
             plan: self.plan.request(),
             firmware: self.firmware.clone(),
             out: self.out.clone(),
@@ -650,6 +654,9 @@ pub struct QemuArguments {
     /// End the run early, as Ctrl-C does, when the counters satisfy an expression, like "lost > 0 || latency > 200us".
     #[arg(long, value_name = "EXPR")]
     pub stop_on: Option<StopOn>,
+    /// Keep records until the capture has this size, like 500M or 16G; later ones are counted only [default: 16G].
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_capture: Option<u64>,
     /// Say something about the unit or its surroundings: KEY=VALUE. Can be given again.
     #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
     pub tag: Vec<(String, String)>,
@@ -690,6 +697,7 @@ impl QemuArguments {
             out: self.out.clone(),
             tags: self.tag.iter().cloned().collect(),
             stop_on: self.stop_on.clone(),
+            most_bytes: self.max_capture,
             on_hang: self.on_hang,
             quiet: false,
         }
@@ -820,7 +828,7 @@ mod tests {
     fn a_full_command_line_becomes_a_request() {
         let line = "ipiscope qemu --cores 8 --plan ping --from 0-1 --to 3 --duration 2s --keep worst:10 --machine virt-el2 \
                     --deterministic --inject drop:0:1:0.01 --inject dead:2 --tag unit=A17 --tag lot=3=x --level stages --policy \
-                    trigger --trigger 50us --ring-records 64 --ring-memory 64M --stop-on lost>0||latency>1ms --out a.mcap -- -d int";
+                    trigger --trigger 50us --ring-records 64 --ring-memory 64M --stop-on lost>0||latency>1ms --max-capture 2G --out a.mcap -- -d int";
         let Verb::Qemu(arguments) = Cli::try_parse_from(line.split_whitespace()).expect("parses").verb else {
             panic!("another verb")
         };
@@ -833,6 +841,7 @@ mod tests {
         assert_eq!((request.plan.level, request.plan.policy), (Some(TraceLevel::Stages), Policy::Trigger));
         assert_eq!(request.plan.trigger, Some(Duration::from_micros(50)));
         assert_eq!(request.plan.ring_memory_cap, 64 << 20);
+        assert_eq!(request.most_bytes, Some(2 << 30));
         assert_eq!(request.stop_on.map(|stop_on| stop_on.to_string()).as_deref(), Some("lost>0||latency>1ms"));
         assert_eq!(request.tags.get("lot").map(String::as_str), Some("3=x"));
     }

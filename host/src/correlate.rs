@@ -771,6 +771,13 @@ impl Joiner {
                     }
                 }
             }
+            Batch::Unkept { core, context, first, count } => {
+                self.forget(core, context);
+                let Some(lane) = self.lane(core, context) else { return };
+                let end = first.saturating_add(count);
+                lane.missing = lane.missing.saturating_add(end.saturating_sub(lane.next));
+                lane.next = lane.next.max(end);
+            }
         }
     }
 

@@ -24,6 +24,7 @@ use crate::load::Witness;
 use crate::plan::PhaseMeta;
 use crate::progress::Progress;
 use crate::qemu;
+use crate::series::Collector;
 use crate::sparse;
 use crate::stop::{StopOn, Totals};
 
@@ -48,7 +49,7 @@ pub struct Pace {
     pub poll: Duration,
     /// Between two sweeps of all lanes.
     pub sweep: Duration,
-    /// Between two snapshots.
+    /// Between two snapshots at first; of a long run they become rarer ([`Pace::spacing`]).
     pub snapshot: Duration,
     /// Between two draws of the progress bar: what there is to draw costs reads.
     pub progress: Duration,
@@ -72,6 +73,13 @@ impl Pace {
         }
     }
 
+    /// Between two snapshots of a run that has lasted for so long: a hundredth of that, within bounds. What a kill of this process
+    /// costs stays small against the run, and days of snapshots against its records.
+    fn spacing(&self, lasted: Duration) -> Duration {
+        let most = self.snapshot.saturating_mul(MOST_SPACING).min(LONGEST_SPACING);
+        (lasted / 100).min(most).max(self.snapshot)
+    }
+
     /// A debug link of `rate` bytes a second. Snapshots take a twentieth of it, looks at the heads as much.
     pub fn link(prefix: u64, rate: f64) -> Pace {
         let share = |bytes: u64, least: f64, most: f64| {
@@ -87,6 +95,11 @@ impl Pace {
         }
     }
 }
+
+/// Snapshots become at most so many times rarer, and never rarer than this.
+const MOST_SPACING: u32 = 240;
+/// See above.
+const LONGEST_SPACING: Duration = Duration::from_secs(600);
 
 /// A look at the counters may take this part of the time between two of them: the records have the rest.
 const COUNTING: u32 = 20;
@@ -258,7 +271,8 @@ pub fn drain<T: Live>(
             let (ended, error) = run.judge(over);
             run.last(if quiet { Writer::Quiescent } else { Writer::Live }, brief, capture, progress)?;
             let error = error.or_else(|| run.broken_lane());
-            let lanes = run.accounts();
+            let lanes = run.accounts(capture);
+            run.notes.extend(capture.shortage());
             let check = if settings.compare_counter { run.watch.check(&run.status) } else { None };
             capture.console(&run.target.console())?;
             progress.clear();
@@ -457,6 +471,8 @@ struct Run<'a, T: Live> {
     stopped_by: Option<StoppedBy>,
     /// When the counters are looked at next.
     count_at: Instant,
+    /// The counters over time; of time that is the host's own.
+    collector: Option<Collector>,
     /// When something in the region was last seen to change, and what it was then.
     stirred: (Instant, u64),
     pace: Pace,
@@ -493,6 +509,7 @@ impl<'a, T: Live> Run<'a, T> {
             stop_asked,
             stopped_by: None,
             count_at: started,
+            collector: settings.compare_counter.then(Collector::default),
             stirred,
             pace,
             notes,
@@ -557,9 +574,11 @@ impl<'a, T: Live> Run<'a, T> {
             if self.is_stalled() {
                 return Ok(Over::Stalled);
             }
+            self.collect(capture)?;
             // On a slow link the first snapshots are light: one at once, one when all cores are up.
             let begins = self.pace.slow && !seen_running && self.status.state == run_state::RUNNING;
-            if begins || snapped.is_none_or(|snapped| snapped.elapsed() >= self.pace.snapshot) {
+            let spacing = self.pace.spacing(self.started.elapsed());
+            if begins || snapped.is_none_or(|snapped| snapped.elapsed() >= spacing) {
                 self.snapshot(self.pace.slow && (begins || snapped.is_none()), capture)?;
                 snapped = Some(Instant::now());
                 seen_running |= begins;
@@ -614,6 +633,22 @@ impl<'a, T: Live> Run<'a, T> {
             satisfied.map(|totals| StoppedBy { expression: stop_on.to_string(), values: stop_on.values(&totals) });
         self.count_at = began + self.pace.poll.max(began.elapsed() * COUNTING);
         satisfied.is_some()
+    }
+
+    /// Adds to the series of counters, if it is time to.
+    fn collect(&mut self, capture: &mut CaptureWriter) -> Result<(), CaptureError> {
+        let now = Instant::now();
+        let Some(collector) = self.collector.as_mut().filter(|_| self.status.state == run_state::RUNNING) else {
+            return Ok(());
+        };
+        if collector.is_due(now)
+            // A target that can't be read is found out by the next look at its status.
+            && let Ok(slots) = self.region.slots(&mut self.source)
+            && collector.add(now, &slots, now.elapsed(), COUNTING)
+        {
+            capture.series(collector.series())?;
+        }
+        Ok(())
     }
 
     /// Whether the region has stood still for longer than it may.
@@ -806,6 +841,12 @@ impl<'a, T: Live> Run<'a, T> {
         }
         let fetched = self.snapshot(false, capture)?;
         self.counters_moved = !fetched || writer == Writer::Live;
+        if let Some(collector) = self.collector.take()
+            && let Ok(slots) = self.region.slots(&mut self.source)
+            && let Some(series) = collector.finish(Instant::now(), &slots)
+        {
+            capture.series(&series)?;
+        }
         let slice = if self.pace.slow { SLICE } else { u64::MAX };
         // What was published by now. A target that goes on writes more, which nobody waits for.
         let goals: Vec<u64> = match self.region.heads(&mut self.source) {
@@ -857,21 +898,23 @@ impl<'a, T: Live> Run<'a, T> {
         })
     }
 
-    fn accounts(&self) -> Vec<LaneAccount> {
+    fn accounts(&self, capture: &CaptureWriter) -> Vec<LaneAccount> {
         self.lanes
             .iter()
             .map(|lane| {
                 let account = lane.reader.account();
                 debug_assert!(account.is_whole(), "lane {} of core {}: {account:?}", lane.context, lane.core);
+                // What was read and not kept is as good as left.
+                let unkept = capture.unkept(lane.core, lane.context);
                 LaneAccount {
                     core: lane.core,
                     context: lane.context,
                     written: account.written,
-                    accepted: account.accepted,
+                    accepted: account.accepted.saturating_sub(unkept),
                     lapped: account.lapped,
                     torn: account.torn,
                     dropped: account.dropped,
-                    left: account.left,
+                    left: account.left.saturating_add(unkept),
                 }
             })
             .collect()
@@ -1368,6 +1411,17 @@ mod tests {
             let (ending, measured) = run(&mut puppet);
             assert_eq!((ending.ended, kind(&ending), measured), (Ended::TargetDied, "region", false));
             assert!(ending.error.is_some_and(|error| error.message.contains(names)));
+        }
+    }
+
+    #[test]
+    fn snapshots_of_a_long_run_become_rarer_and_never_cost_more_than_a_few_minutes() {
+        let seconds = Duration::from_secs;
+        let paces = [(Pace::memory(1), 60), (Pace::memory(LARGE), 480), (Pace::link(1 << 20, 1e5), 600)];
+        for (pace, most) in paces {
+            assert_eq!(pace.spacing(Duration::ZERO), pace.snapshot);
+            assert_eq!(pace.spacing(pace.snapshot * 200), pace.snapshot * 2);
+            assert_eq!(pace.spacing(seconds(30 * 86_400)), seconds(most), "{pace:?}");
         }
     }
 

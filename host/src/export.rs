@@ -579,6 +579,13 @@ impl<'a> Lanes<'a> {
                 lane.miss(gap.saturating_add(count.min(end.saturating_sub(lane.next))), &mut self.cut);
                 lane.next = lane.next.max(end);
             }
+            Batch::Unkept { core, context, first, count } => {
+                let Some(place) = lane_of(core, context) else { return };
+                let lane = &mut self.lanes[place];
+                let end = first.saturating_add(count);
+                lane.miss(end.saturating_sub(lane.next), &mut self.cut);
+                lane.next = lane.next.max(end);
+            }
         }
     }
 

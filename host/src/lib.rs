@@ -20,6 +20,7 @@
 //! | [`stop`] | `--stop-on`: an expression over live counters | text -> `StopOn` |
 //! | [`progress`] | what the user sees meanwhile | |
 //! | [`capture`] | the file: writer, reader | bytes <-> `Capture` |
+//! | [`series`] | the counters of a long run over time | pair slots -> `Series` |
 //! | [`correlate`] | sends and receives -> outcomes | records, slots -> `Ipis` |
 //! | [`stats`] | latencies -> figures that the sample carries | ticks -> `Summary` |
 //! | [`detect`] | check, summary, evidence | figures -> `Suspect`s, verdict |
@@ -70,6 +71,7 @@ pub mod run;
 pub mod scratch;
 pub mod selftest;
 pub mod serial;
+pub mod series;
 pub mod sparse;
 pub mod stats;
 pub mod stop;

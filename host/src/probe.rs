@@ -28,14 +28,16 @@ use trace_ring::reader::{ReadError, Region, RegionSource};
 use zerocopy::FromBytes as _;
 
 use crate::adopt::{self, Origin};
-use crate::capture::{Attachment, CaptureWriter, ELF_ATTACHMENT, ErrorInfo, PLAN_ATTACHMENT, RunInfo, VerdictScope};
+use crate::capture::{
+    Attachment, CaptureWriter, DEFAULT_MOST_BYTES, ELF_ATTACHMENT, ErrorInfo, PLAN_ATTACHMENT, RunInfo, VerdictScope,
+};
 use crate::drain::{self, Live, Pace, Settings};
 use crate::error::{Failure, FileError, exit};
 use crate::firmware::{self, Image, LINKED_AT};
 use crate::interrupt;
 use crate::plan::{self, CompiledPlan, PlanMeta, PlanRequest};
 use crate::progress::Progress;
-use crate::run::{Finished, Reserved, unwritable};
+use crate::run::{self, Finished, Reserved, unwritable};
 use crate::stop::StopOn;
 
 use debug::{CoreError, Cores, Level, Seen, Standing};
@@ -87,6 +89,8 @@ pub struct Request {
     pub deadline: Option<Duration>,
     /// `--stop-on`; not with `attach`.
     pub stop_on: Option<StopOn>,
+    /// `--max-capture`; `None`: [`DEFAULT_MOST_BYTES`].
+    pub most_bytes: Option<u64>,
     /// The plan; cores, nonce and mode are set here.
     pub plan: PlanRequest,
     /// `--firmware`.
@@ -405,7 +409,12 @@ fn load(
         notes: notes.into_iter().chain(job.compiled.notes.iter().cloned()).collect(),
     };
     let reserved = Reserved::take(request.out.as_deref(), &job.compiled.meta.name)?;
-    let capture = CaptureWriter::create(&reserved.path, &info, &attachments(job, board)).map_err(unwritable)?;
+    let mut capture = CaptureWriter::create(&reserved.path, &info, &attachments(job, board)).map_err(unwritable)?;
+    let most_bytes = request.most_bytes.unwrap_or(DEFAULT_MOST_BYTES);
+    capture.keep_at_most(most_bytes);
+    if let Some(growth) = run::growth(&job.compiled.meta, most_bytes) {
+        say(&format!("note: {growth}"));
+    }
 
     let mut progress = Progress::new(0, None);
     let started = start(&mut link, &mut cores, via, board, job, &mut progress, say);
@@ -509,7 +518,8 @@ fn attach(
     };
     let info = adopt::describe(&region, &mut source, &origin, say);
     drop(source);
-    let (capture, reserved) = adopt::open_capture(&info, &origin, say)?;
+    let (mut capture, reserved) = adopt::open_capture(&info, &origin, say)?;
+    capture.keep_at_most(request.most_bytes.unwrap_or(DEFAULT_MOST_BYTES));
     reserved.keep();
     say(&format!("attached to plan `{}`, nonce {:#x}; link: {}", info.plan.name, info.nonce, speed(rate)));
     let usual = Duration::from_millis(info.plan.host_deadline_ms).max(Duration::from_secs(60));

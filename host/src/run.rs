@@ -10,21 +10,30 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use trace_ring::plan::TraceLevel;
+
 use crate::capture::{
-    Attachment, CaptureError, CaptureWriter, ELF_ATTACHMENT, Ended, PLAN_ATTACHMENT, RunInfo, VerdictScope,
+    self, Attachment, CaptureError, CaptureWriter, DEFAULT_MOST_BYTES, ELF_ATTACHMENT, Ended, PLAN_ATTACHMENT, RunInfo,
+    VerdictScope,
 };
 use crate::drain::{self, Outcome, Settings};
 use crate::error::{Explain as _, Failure, FileError, exit};
 use crate::firmware;
 use crate::inspect;
 use crate::machine::{HostAbilities, Machine, MachineRequest};
-use crate::plan::{self, PlanRequest};
+use crate::plan::{self, Keep, PlanMeta, PlanRequest};
 use crate::progress::Progress;
 use crate::qemu::{Picture, Setup, Version};
 use crate::stop::StopOn;
 
 /// The folder of captures whose name was not given.
 pub const RUNS: &str = "runs";
+
+/// From here on a user should know beforehand how large a capture gets.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What a record comes to in a capture, compressed: 3.8 bytes of plan `matrix` on QEMU.
+const BYTES_EACH: u64 = 4;
 
 /// The nonce of every deterministic run: nothing in it may differ.
 const FIXED_NONCE: u64 = u64::from_le_bytes(*b"ipiscope");
@@ -44,6 +53,8 @@ pub struct Request {
     pub tags: BTreeMap<String, String>,
     /// `--stop-on`.
     pub stop_on: Option<StopOn>,
+    /// `--max-capture`; `None`: [`DEFAULT_MOST_BYTES`].
+    pub most_bytes: Option<u64>,
     /// `--on-hang`.
     pub on_hang: OnHang,
     /// Shows no progress: runs of the selftest go on side by side.
@@ -149,6 +160,11 @@ pub fn qemu(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Finished, Fa
     };
     let reserved = Reserved::take(request.out.as_deref(), &compiled.meta.name)?;
     let mut capture = CaptureWriter::create(&reserved.path, &info, &attachments).map_err(unwritable)?;
+    let most_bytes = request.most_bytes.unwrap_or(DEFAULT_MOST_BYTES);
+    capture.keep_at_most(most_bytes);
+    if let Some(growth) = growth(&compiled.meta, most_bytes) {
+        say(&format!("note: {growth}"));
+    }
     step("capture");
 
     if let Some(lack) = prepared.lack() {
@@ -208,6 +224,20 @@ pub fn qemu(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Finished, Fa
         return Err(Failure { kind, message, next_step, exit_code });
     }
     Ok(Finished { capture: reserved.path.clone(), outcome, steps })
+}
+
+/// What the capture of a long run comes to, where every record is kept.
+pub(crate) fn growth(plan: &PlanMeta, most_bytes: u64) -> Option<String> {
+    let keeps = plan.keep == Keep::All && plan.level != TraceLevel::Off.name();
+    let long = plan.duration().is_some_and(|duration| duration >= LONG);
+    (keeps && long).then(|| {
+        format!(
+            "every record is kept, about {} for each round of the plan, until the capture has {} (--max-capture); --keep worst:1000 \
+             keeps those of the slowest IPIs alone",
+            capture::size(plan.expected_records.saturating_mul(BYTES_EACH)),
+            capture::size(most_bytes)
+        )
+    })
 }
 
 fn attachment(name: &str, media_type: &str, data: &[u8]) -> Attachment {
