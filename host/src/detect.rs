@@ -3,20 +3,32 @@
 //! Like is compared with like only: the same phase, the same types of cores, the same distance in the affinity tree. One
 //! fault gives one suspect: a column of late pairs is its receiver, and what a masked core makes late is not late besides.
 //! On a live emulator and under a hypervisor, latencies are the host's as much as the machine's: there they are *advised*,
-//! and never decide an exit code.
+//! and never decide an exit code. Nor does a core that did not come, or stands still, where the host itself says that it kept the
+//! core's thread waiting for as long.
 
 mod calls;
+mod clock;
+mod latency;
+mod like;
+mod outcomes;
+mod race;
+#[cfg(test)]
+mod scene;
+mod stolen;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::OnceCell;
 
 use serde::Serialize;
-use trace_ring::calls::IpiKind;
-use trace_ring::layout::{CoreEntry, clock_flag, core_state, fault_kind};
+use trace_ring::layout::CoreEntry;
 
-use crate::capture::{Ended, Ending, RunInfo, VerdictScope};
-use crate::correlate::{From, Ipis, Slot, View};
-use crate::stats::{robust, upper_tail};
+use crate::capture::{Ended, Ending, RunInfo, ThreadLoad, VerdictScope};
+use crate::correlate::{From, Ipis, View};
 use crate::symbols::Symbols;
+
+use latency::Latencies;
+pub use latency::{Group, distance};
+pub(crate) use outcomes::psci_error;
+pub use outcomes::{core_error, fault_name};
 
 /// What a run comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -132,7 +144,7 @@ impl Suspect {
 }
 
 /// All that detectors may look at. What the fault twins did is not in it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Evidence<'a> {
     /// What the host knew before.
     pub info: &'a RunInfo,
@@ -142,9 +154,22 @@ pub struct Evidence<'a> {
     pub ipis: &'a Ipis,
     /// Names of the firmware's functions.
     pub symbols: &'a Symbols,
+    /// What the latencies say, once it was asked for: three detectors share it.
+    latencies: OnceCell<Latencies>,
+}
+
+impl<'a> Evidence<'a> {
+    /// That of a run.
+    pub fn new(info: &'a RunInfo, ending: Option<&'a Ending>, ipis: &'a Ipis, symbols: &'a Symbols) -> Self {
+        Evidence { info, ending, ipis, symbols, latencies: OnceCell::new() }
+    }
 }
 
 impl Evidence<'_> {
+    fn latencies(&self) -> &Latencies {
+        self.latencies.get_or_init(|| Latencies::of(self))
+    }
+
     fn view(&self) -> Option<&View> {
         self.ipis.view.as_ref()
     }
@@ -173,8 +198,14 @@ impl Evidence<'_> {
         (0..).zip(self.view().map_or(&[][..], |view| view.cores.get(..count).unwrap_or(&view.cores)))
     }
 
+    /// Whether a host decides when the cores run.
     fn live(&self) -> bool {
-        matches!(self.info.verdict_scope, VerdictScope::Emulated | VerdictScope::Virtualized | VerdictScope::LinuxTrace)
+        matches!(self.info.verdict_scope, VerdictScope::Emulated | VerdictScope::Virtualized)
+    }
+
+    /// The host's own account of a core's thread.
+    fn thread(&self, core: u16) -> Option<&ThreadLoad> {
+        self.ending?.host_load.as_ref()?.threads.iter().find(|thread| thread.core == core)
     }
 
     fn length(&self, ticks: f64) -> String {
@@ -220,22 +251,27 @@ pub trait Detector {
 }
 
 /// All detectors, causes before symptoms.
-pub fn detectors() -> [&'static dyn Detector; 17] {
+pub fn detectors() -> [&'static dyn Detector; 22] {
     [
-        &CoreMissing,
-        &Fault,
+        &outcomes::CoreMissing,
+        &outcomes::Fault,
         &calls::StuckCore,
         &calls::CsdLock,
-        &Clock,
-        &Masked,
-        &Misroute,
-        &Lost,
+        &clock::Clock,
+        &outcomes::Masked,
+        &outcomes::Misroute,
+        &outcomes::Lost,
         &calls::CallLost,
         &calls::CallTwice,
-        &NotTaken,
-        &Spurious,
-        &Duplicate,
-        &Late,
+        &stolen::StolenTime,
+        &stolen::Recovery,
+        &outcomes::NotTaken,
+        &latency::SlowWake,
+        &latency::Late,
+        &latency::Tail,
+        &race::Race,
+        &outcomes::Spurious,
+        &outcomes::Duplicate,
         &calls::SlowCallback,
         &calls::CallOrphaned,
         &calls::CallWait,
@@ -249,75 +285,104 @@ pub struct Findings {
     pub suspects: Vec<Suspect>,
     /// What is worth a look.
     pub advisories: Vec<Suspect>,
-    /// IPIs that were late by what a suspect or advisory of detector `late` names.
+    /// IPIs that were late by what a suspect or advisory of detector `late`, `tail` or `slow_wake` names.
     pub late: u64,
     /// The verdict.
     pub verdict: Verdict,
 }
 
+/// The expected share of false alarms that is allowed among what statistics find.
+const FALSE_SHARE: f64 = 0.01;
+
 /// Runs all detectors and judges.
 pub fn detect(evidence: &Evidence<'_>) -> Findings {
     let (mut suspects, mut advisories): (Vec<Suspect>, Vec<Suspect>) = (Vec::new(), Vec::new());
+    let mut starved = false;
     for detector in detectors() {
-        let mut found = detector.check(evidence);
-        // Symptoms of what was found already are no findings of their own.
-        found.retain(|suspect| !suspects.iter().any(|cause| explains(cause, suspect)));
-        if detector.name() == "slow_callback" {
-            found.retain(|suspect| !advisories.iter().any(|cause| explains(cause, suspect)));
+        // What one detector finds does not explain what it finds besides.
+        let (before, advised_before) = (suspects.len(), advisories.len());
+        for mut found in detector.check(evidence) {
+            let excuse = stolen::starved(evidence, &found);
+            let advised = detector.advises()
+                || (detector.judges_latency() && evidence.live())
+                || found.role == Role::Host
+                || excuse.is_some();
+            // Symptoms of what was found already are no findings of their own; what is only advised accuses nobody else.
+            let also = if advised { advised_before } else { 0 };
+            let mut causes = suspects.iter().take(before).chain(advisories.iter().take(also));
+            if causes.any(|cause| explains(evidence, cause, &found)) {
+                continue;
+            }
+            if let Some(excuse) = excuse {
+                starved = true;
+                found.evidence += &excuse;
+            }
+            if advised { advisories.push(found) } else { suspects.push(found) }
         }
-        let advised = detector.advises() || (detector.judges_latency() && evidence.live());
-        let to = if advised { &mut advisories } else { &mut suspects };
-        to.extend(found);
     }
-    // Counted instructions don't mind a busy host.
-    let steal = evidence.ending.and_then(|ending| ending.steal).filter(|_| !evidence.info.deterministic);
-    if let Some(steal) = steal.filter(|steal| *steal >= 0.1) {
-        advisories.push(Suspect {
-            core: None,
-            role: Role::Host,
-            from: None,
-            to: None,
-            detector: "steal",
-            evidence: format!("others took {:.0} % of the host's processor time during the run", steal * 100.0),
-            effect_ns: None,
-            q_value: None,
-        });
-    }
-    let late = late_answers(evidence, suspects.iter().chain(&advisories));
-    let verdict = judge(evidence, &suspects);
+    let late = evidence.latencies().late(&evidence.ipis.slots, suspects.iter().chain(&advisories));
+    let verdict = judge(evidence, &suspects, starved);
     Findings { suspects, advisories, late, verdict }
 }
 
 /// Whether a cause makes another suspect a mere symptom of it.
-fn explains(cause: &Suspect, symptom: &Suspect) -> bool {
-    let touched = |core: u16| match symptom.role {
-        Role::Pair => symptom.to == Some(core) || symptom.from == Some(core),
-        _ => symptom.core == Some(core),
+fn explains(evidence: &Evidence<'_>, cause: &Suspect, symptom: &Suspect) -> bool {
+    let touched = |core: u16| [symptom.core, symptom.from, symptom.to].contains(&Some(core));
+    let clock = cause.role == Role::Clock;
+    // A counter that can't be trusted at all.
+    let whole_counter = clock && (cause.core, cause.from) == (None, None);
+    let general = || match (cause.core, cause.from, cause.to) {
+        (Some(core), ..) => touched(core),
+        (None, Some(from), Some(to)) => symptom.from == Some(from) && symptom.to == Some(to),
+        _ => whole_counter,
+    };
+    // Whether the messages that a finding is about are among those of the cause.
+    let covers = |from: u16, to: u16| match (cause.role, cause.core) {
+        (Role::Receiver, Some(core)) => to == core,
+        (Role::Sender, Some(core)) => from == core,
+        (Role::Pair, _) => cause.from == Some(from) && cause.to == Some(to),
+        (_, core) => core.is_none_or(|core| from == core || to == core),
     };
     match symptom.detector {
-        "not_taken" | "late" | "call_wait" => {}
+        // A counter that jumps while its core waits looks like time that somebody took.
+        "stolen_time" => clock && (whole_counter || general()),
+        // Messages whose stray receptions could not be told from others'.
+        "lost" if cause.detector == "misrouted" => match (symptom.from, symptom.to) {
+            (Some(from), Some(to)) => covers(from, to),
+            _ => cause.core.is_none() || (cause.core == symptom.core && cause.role == symptom.role),
+        },
+        "lost" => false,
+        // Receptions are joined by time, and one that went astray is somebody's.
+        "spurious" | "duplicate" => {
+            let taken = |core: u16| {
+                let astray = &evidence.ipis.misrouted;
+                astray.iter().any(|message| message.taken_by == core && covers(message.from, message.to))
+            };
+            clock || (cause.detector == "misrouted" && symptom.core.is_some_and(taken))
+        }
         // Calls are joined by time.
-        "call_orphaned" => return cause.role == Role::Clock,
-        // A core that is slow as a whole is slow in its callbacks, too.
-        "slow_callback" if matches!(cause.detector, "late" | "clock" | "stuck_core") => {}
+        "call_orphaned" => clock,
         // Calls whose SGI did not come, or whose records can't be joined by time.
         "call_lost" => {
             let way =
                 matches!(cause.detector, "core_missing" | "fault" | "stuck_core" | "masked" | "misrouted" | "lost");
-            return cause.role == Role::Clock
-                || (way && (cause.core.is_some_and(touched) || cause.to.is_some_and(touched)));
+            clock || (way && (cause.core.is_some_and(touched) || cause.to.is_some_and(touched)))
         }
-        _ => return false,
-    }
-    match (cause.core, cause.from, cause.to) {
-        (Some(core), ..) => touched(core),
-        (None, Some(from), Some(to)) => symptom.from == Some(from) && symptom.to == Some(to),
-        // A counter that can't be trusted at all.
-        _ => cause.role == Role::Clock,
+        // A core that is slow as a whole is slow in its callbacks, too.
+        "slow_callback" => {
+            matches!(cause.detector, "late" | "tail" | "slow_wake" | "stolen_time" | "clock" | "stuck_core")
+                && general()
+        }
+        // What time was taken from is excused; what else is late on that core is so because some of it was not seen.
+        "late" | "tail" | "slow_wake" | "recovery" if cause.detector == "stolen_time" => {
+            general() && (symptom.detector == "tail" || cause.core.is_some_and(|core| stolen::mostly(evidence, core)))
+        }
+        "recovery" | "not_taken" | "late" | "tail" | "slow_wake" | "race" | "call_wait" => general(),
+        _ => false,
     }
 }
 
-fn judge(evidence: &Evidence<'_>, suspects: &[Suspect]) -> Verdict {
+fn judge(evidence: &Evidence<'_>, suspects: &[Suspect], starved: bool) -> Verdict {
     let ipis = evidence.ipis;
     // Whatever ended the run: these are the target's own doing.
     let hard = ["core_missing", "lost", "misrouted", "stuck_core", "csd_lock", "call_lost", "call_twice"];
@@ -334,677 +399,22 @@ fn judge(evidence: &Evidence<'_>, suspects: &[Suspect]) -> Verdict {
     }
     // Messages without a known end because records were lapped are no reason to doubt; those that the target gave up are.
     let given_up = ipis.from == From::Target || ipis.given_up.iter().any(|message| !message.lost);
-    if ipis.totals.unknown > 0 && given_up {
+    if starved || (ipis.totals.unknown > 0 && given_up) || stolen::too_much(evidence) {
         return Verdict::Inconclusive;
     }
     Verdict::Clean
 }
 
-// --- detectors ------------------------------------------------------------------------------------------------------
+/// Cores that a sentence names one by one.
+const NAMED: usize = 4;
 
-/// Cores that never took part.
-struct CoreMissing;
-
-impl Detector for CoreMissing {
-    fn name(&self) -> &'static str {
-        "core_missing"
-    }
-
-    fn looks_for(&self) -> &'static str {
-        "cores that could not be started, or never arrived"
-    }
-
-    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        let started = evidence.view().is_some_and(|view| view.status.state >= trace_ring::layout::run_state::RUNNING);
-        evidence
-            .cores()
-            .filter_map(|(core, entry)| {
-                let text = core_error(entry, started)?;
-                let text = format!("core {core} (MPIDR {:#x}) {text}", entry.mpidr);
-                Some(Suspect::core(self.name(), Role::Core, core, text))
-            })
-            .collect()
-    }
-}
-
-/// The name of a PSCI error.
-pub(crate) const fn psci_error(code: i32) -> &'static str {
-    match code {
-        -1 => "NOT_SUPPORTED",
-        -2 => "INVALID_PARAMETERS",
-        -3 => "DENIED",
-        -4 => "ALREADY_ON",
-        -5 => "ON_PENDING",
-        -6 => "INTERNAL_FAILURE",
-        -7 => "NOT_PRESENT",
-        -8 => "DISABLED",
-        -9 => "INVALID_ADDRESS",
-        _ => "unknown",
-    }
-}
-
-/// Why a core did not take part; `None` for one that did, or was never meant to. `started`: the plan was begun without it.
-pub fn core_error(entry: &CoreEntry, started: bool) -> Option<String> {
-    Some(match entry.state {
-        core_state::REFUSED => {
-            format!("was refused by PSCI CPU_ON: {} ({})", psci_error(entry.error), entry.error)
-        }
-        core_state::NO_SHOW => "was started and did not arrive within the boot deadline".into(),
-        core_state::NO_REDISTRIBUTOR => {
-            "arrived, but no redistributor carries its affinity, or that frame did not wake".into()
-        }
-        core_state::UNREACHABLE => {
-            "was not started: its affinity level 0 is above 15, and the distributor has no range selector".into()
-        }
-        core_state::OFF if started => "was asked for, but the device tree does not describe it".into(),
-        core_state::STARTING if started => "was started and had not arrived when the plan began".into(),
-        _ => return None,
-    })
-}
-
-/// Exceptions and panics on the target.
-struct Fault;
-
-impl Detector for Fault {
-    fn name(&self) -> &'static str {
-        "fault"
-    }
-
-    fn looks_for(&self) -> &'static str {
-        "exceptions and panics on the target"
-    }
-
-    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        let faults = evidence.view().map_or(&[][..], |view| view.faults.as_slice());
-        (0..)
-            .zip(faults)
-            .filter(|(_, fault)| !matches!(fault.kind, fault_kind::NONE | fault_kind::REFUSED | fault_kind::CRASH_STOP))
-            .map(|(core, fault)| {
-                let text = format!(
-                    "core {core} took {}: ESR_EL1 {:#x}, ELR_EL1 {:#x}, FAR_EL1 {:#x}",
-                    fault_name(fault.kind),
-                    fault.esr,
-                    fault.elr,
-                    fault.far
-                );
-                Suspect::core(self.name(), Role::Core, core, text)
-            })
-            .collect()
-    }
-}
-
-/// What a fault entry tells of, with its article.
-pub fn fault_name(kind: u32) -> &'static str {
-    match kind {
-        fault_kind::SYNCHRONOUS => "a synchronous exception",
-        fault_kind::SERROR => "an SError",
-        fault_kind::FIQ => "an FIQ",
-        fault_kind::PANIC => "a panic",
-        fault_kind::REFUSED => "a refusal",
-        fault_kind::CRASH_STOP => "a crash stop",
-        _ => "an unknown fault",
-    }
-}
-
-/// Counters that go back, or apart.
-struct Clock;
-
-impl Detector for Clock {
-    fn name(&self) -> &'static str {
-        "clock"
-    }
-
-    fn looks_for(&self) -> &'static str {
-        "counters that run backwards, apart, or at another rate than they say"
-    }
-
-    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        let mut suspects = Vec::new();
-        let hz = evidence.view().map_or(0, |view| view.directory.counter_hz);
-        for (core, entry) in evidence.cores().filter(|(_, entry)| entry.state == core_state::UP) {
-            let mut suspect = |text: String, ticks: f64| {
-                let mut suspect = Suspect::core(self.name(), Role::Clock, core, text);
-                suspect.effect_ns = (ticks != 0.0).then(|| evidence.nanoseconds(ticks));
-                suspects.push(suspect);
-            };
-            if entry.backwards > 0 {
-                suspect(
-                    format!("the counter of core {core} went backwards {} times in the self-test", entry.backwards),
-                    0.0,
-                );
-                continue;
-            }
-            if u64::from(entry.cntfrq) != hz && entry.cntfrq != 0 {
-                suspect(format!("CNTFRQ_EL0 is {} on core {core} and {hz} on the boot core", entry.cntfrq), 0.0);
-                continue;
-            }
-            for (flag, low, high, when) in [
-                (clock_flag::SKEW_BEFORE, entry.skew_before_low, entry.skew_before_high, "before"),
-                (clock_flag::SKEW_AFTER, entry.skew_after_low, entry.skew_after_high, "after"),
-            ] {
-                // One tick of distance is what two roundings explain.
-                if entry.clock_flags & flag != 0 && low <= high && (low > 1 || high < -1) {
-                    let least = if low > 1 { low } else { high };
-                    let text = format!(
-                        "the counter of core {core} differs from the boot core's by {low} to {high} ticks {when} the plan, at least {}",
-                        evidence.length((least as f64).abs())
-                    );
-                    suspect(text, least as f64);
-                    break;
-                }
-            }
-        }
-        let check = evidence.ending.and_then(|ending| ending.counter_check).filter(|_| !evidence.info.deterministic);
-        if let Some(check) = check
-            && hz > 0
-            && !evidence.live()
-        {
-            let off = (check.measured_hz - hz as f64).abs();
-            // A crystal is good for a hundred parts in a million; 1 % is another frequency.
-            if off > 3.0 * check.uncertainty_hz + 0.01 * hz as f64 {
-                let text = format!(
-                    "the counter says {hz} Hz and ran at {:.0} Hz (+- {:.0}) by the host's clock",
-                    check.measured_hz, check.uncertainty_hz
-                );
-                suspects.push(Suspect {
-                    core: None,
-                    role: Role::Clock,
-                    from: None,
-                    to: None,
-                    detector: self.name(),
-                    evidence: text,
-                    effect_ns: None,
-                    q_value: None,
-                });
-            }
-        }
-        suspects
-    }
-}
-
-/// Receivers whose redistributor had the SGI disabled.
-struct Masked;
-
-impl Detector for Masked {
-    fn name(&self) -> &'static str {
-        "masked"
-    }
-
-    fn looks_for(&self) -> &'static str {
-        "cores whose redistributor has the SGI disabled while it is pending"
-    }
-
-    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        let mut receivers: BTreeMap<u16, (u64, u64, f64)> = BTreeMap::new();
-        for slot in evidence.ipis.slots.iter().filter(|slot| slot.probes.masked > 0) {
-            let (probes, unknown, worst) = receivers.entry(slot.to).or_default();
-            *probes += slot.probes.masked;
-            *unknown += slot.counts.unknown;
-            *worst = worst.max(slot.latency.map_or(0.0, |latency| latency.max));
-        }
-        receivers
-            .into_iter()
-            .map(|(core, (probes, unknown, worst))| {
-                let mut text = format!(
-                    "{probes} {} found the SGI pending and disabled in GICR_ISENABLER0 of core {core}",
-                    plural(probes, "probe")
-                );
-                if unknown > 0 {
-                    text += &format!("; {unknown} {} not answered within T", plural_verb(unknown, "message"));
-                } else if worst > 0.0 {
-                    text += &format!("; the latest answer took {}", evidence.length(worst));
-                }
-                let mut suspect = Suspect::core(self.name(), Role::Receiver, core, text);
-                suspect.effect_ns = (worst > 0.0).then(|| evidence.nanoseconds(worst));
-                suspect
-            })
-            .collect()
-    }
-}
-
-/// Messages that another core took.
-struct Misroute;
-
-impl Detector for Misroute {
-    fn name(&self) -> &'static str {
-        "misrouted"
-    }
-
-    fn looks_for(&self) -> &'static str {
-        "interrupts that another core took"
-    }
-
-    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        let mut pairs: BTreeMap<(u16, u16), (u64, BTreeSet<u16>)> = BTreeMap::new();
-        for message in &evidence.ipis.misrouted {
-            let (count, takers) = pairs.entry((message.from, message.to)).or_default();
-            *count += 1;
-            takers.insert(message.taken_by);
-        }
-        pairs
-            .into_iter()
-            .map(|((from, to), (count, takers))| {
-                let takers: Vec<String> = takers.iter().take(4).map(|core| format!("core {core}")).collect();
-                let text = format!(
-                    "{count} {} from core {from} to core {to} went unanswered while {} took the same INTID without a message",
-                    plural(count, "IPI"),
-                    takers.join(", ")
-                );
-                Suspect::pair(self.name(), from, to, text)
-            })
-            .collect()
-    }
-}
-
-/// Messages that nobody took.
-struct Lost;
-
-impl Detector for Lost {
-    fn name(&self) -> &'static str {
-        "lost"
-    }
-
-    fn looks_for(&self) -> &'static str {
-        "interrupts that were sent and that nobody took"
-    }
-
-    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        let mut pairs: BTreeMap<(u16, u16), (u64, u64)> = BTreeMap::new();
-        for slot in evidence.ipis.slots.iter().filter(|slot| slot.counts.sent > 0) {
-            let (sent, lost) = pairs.entry((slot.from, slot.to)).or_default();
-            *sent += slot.counts.sent;
-            *lost += slot.counts.lost;
-        }
-        let measured: Vec<(u16, u16)> = pairs.keys().copied().collect();
-        let lossy = pairs.iter().filter(|(_, (_, lost))| *lost > 0).map(|(pair, _)| *pair).collect();
-        let sum = |of: &dyn Fn(&(u16, u16)) -> bool| {
-            pairs
-                .iter()
-                .filter(|(pair, _)| of(pair))
-                .fold((0, 0), |sum, (_, counts)| (sum.0 + counts.0, sum.1 + counts.1))
-        };
-        fold(&measured, lossy)
-            .into_iter()
-            .map(|line| match line {
-                Line::Receiver(core) => {
-                    let (sent, lost) = sum(&|pair| pair.1 == core);
-                    let text = format!("{lost} of {sent} IPIs to core {core} were lost, from several senders");
-                    Suspect::core(self.name(), Role::Receiver, core, text)
-                }
-                Line::Sender(core) => {
-                    let (sent, lost) = sum(&|pair| pair.0 == core);
-                    let text = format!("{lost} of {sent} IPIs from core {core} were lost, to several receivers");
-                    Suspect::core(self.name(), Role::Sender, core, text)
-                }
-                Line::Pair(from, to) => {
-                    let (sent, lost) = sum(&|pair| *pair == (from, to));
-                    let text = format!(
-                        "{lost} of {sent} IPIs from core {from} to core {to} were lost: enabled, neither pending nor active, unanswered after T"
-                    );
-                    Suspect::pair(self.name(), from, to, text)
-                }
-            })
-            .collect()
-    }
-}
-
-/// Interrupts that stood pending and enabled, and were not taken.
-struct NotTaken;
-
-impl Detector for NotTaken {
-    fn name(&self) -> &'static str {
-        "not_taken"
-    }
-
-    fn looks_for(&self) -> &'static str {
-        "cores that do not take a pending, enabled interrupt within T"
-    }
-
-    // On an emulator, a core that does not run takes nothing.
-    fn judges_latency(&self) -> bool {
-        true
-    }
-
-    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        let mut receivers: BTreeMap<u16, u64> = BTreeMap::new();
-        for slot in &evidence.ipis.slots {
-            let seen = slot.probes.pending + slot.probes.active;
-            if slot.counts.unknown > 0 && seen > 0 {
-                *receivers.entry(slot.to).or_default() += slot.counts.unknown;
-            }
-        }
-        receivers
-            .into_iter()
-            .map(|(core, count)| {
-                let text = format!(
-                    "core {core} did not answer {count} {} within T though the SGI stood pending or active and enabled",
-                    plural(count, "IPI")
-                );
-                Suspect::core(self.name(), Role::Receiver, core, text)
-            })
-            .collect()
-    }
-}
-
-fn receptions(evidence: &Evidence<'_>, detector: &'static str, duplicate: bool, what: &str) -> Vec<Suspect> {
-    let mut cores: BTreeMap<u16, u64> = BTreeMap::new();
-    for reception in evidence.ipis.receptions.iter().filter(|reception| reception.duplicate == duplicate) {
-        *cores.entry(reception.core).or_default() += 1;
-    }
-    let suspect = |(core, count): (u16, u64)| {
-        let text = format!("core {core} took {count} {} {what}", plural(count, "interrupt"));
-        Suspect::core(detector, Role::Receiver, core, text)
-    };
-    cores.into_iter().map(suspect).collect()
-}
-
-/// Interrupts that nobody sent.
-struct Spurious;
-
-impl Detector for Spurious {
-    fn name(&self) -> &'static str {
-        "spurious"
-    }
-
-    fn looks_for(&self) -> &'static str {
-        "interrupts that nobody sent"
-    }
-
-    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        receptions(evidence, self.name(), false, "that no message explains")
-    }
-}
-
-/// Interrupts that came twice.
-struct Duplicate;
-
-impl Detector for Duplicate {
-    fn name(&self) -> &'static str {
-        "duplicate"
-    }
-
-    fn looks_for(&self) -> &'static str {
-        "interrupts that came twice"
-    }
-
-    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        receptions(evidence, self.name(), true, "again, shortly after the one that answered the message")
-    }
-}
-
-// --- late -----------------------------------------------------------------------------------------------------------
-
-/// A shift must be this many robust deviations to be one.
-const DEVIATIONS: f64 = 8.0;
-/// … and this many ticks.
-const TICKS: f64 = 2.0;
-/// … and this share of what like pairs take: wires differ in length.
-const SHARE: f64 = 0.25;
-/// The expected share of false alarms that is allowed.
-const FALSE_SHARE: f64 = 0.01;
-/// The most causes of one group: beyond, nothing is like anything.
-const CAUSES: usize = 16;
-
-/// Receivers, senders and pairs that are slower than their like.
-struct Late;
-
-/// What is alike: phase, what is sent, types of sender and receiver, distance.
-type Kind = (u16, u8, u32, u32, u8);
-
-/// A cause in one group of like pairs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Cause {
-    line: Line,
-    /// Ticks.
-    effect: f64,
-    /// What like pairs take, ticks.
-    usual: f64,
-    z: f64,
-    /// Whether it is the tail that is late, not the middle.
-    tail: bool,
-    phase: u16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Line {
-    Receiver(u16),
-    Sender(u16),
-    Pair(u16, u16),
-}
-
-impl Line {
-    const fn holds(self, from: u16, to: u16) -> bool {
-        match self {
-            Line::Receiver(core) => to == core,
-            Line::Sender(core) => from == core,
-            Line::Pair(sender, receiver) => from == sender && to == receiver,
-        }
-    }
-}
-
-impl Detector for Late {
-    fn name(&self) -> &'static str {
-        "late"
-    }
-
-    fn looks_for(&self) -> &'static str {
-        "receivers, senders and pairs that are slower than their like"
-    }
-
-    fn judges_latency(&self) -> bool {
-        true
-    }
-
-    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        let mut causes: Vec<Cause> = Vec::new();
-        let mut tests = 0;
-        for ((phase, ..), slots) in groups(evidence) {
-            for tail in [false, true] {
-                let values: Vec<(u16, u16, f64)> = slots
-                    .iter()
-                    .filter_map(|slot| {
-                        // What waited for a handler at work says nothing of the core.
-                        let latency = slot.judged()?;
-                        let value = if tail { latency.p99? } else { latency.median };
-                        (latency.n >= 8).then_some((slot.from, slot.to, value))
-                    })
-                    .collect();
-                tests += values.len() * 2;
-                for cause in shifts(&values, 1.0) {
-                    causes.push(Cause { tail, phase, ..cause });
-                }
-            }
-        }
-        // A tail that a shifted middle explains is the same finding.
-        let middles: Vec<Line> = causes.iter().filter(|cause| !cause.tail).map(|cause| cause.line).collect();
-        causes.retain(|cause| !cause.tail || !middles.contains(&cause.line));
-        let mut found: BTreeMap<Line, Vec<Cause>> = BTreeMap::new();
-        for cause in causes {
-            found.entry(cause.line).or_default().push(cause);
-        }
-        // A core that is late to itself and to others is one; so is a pair on a line that is late as a whole.
-        let lines: Vec<Line> = found.keys().copied().collect();
-        found.retain(|line, _| match line {
-            Line::Pair(from, to) => !lines.contains(&Line::Receiver(*to)) && !lines.contains(&Line::Sender(*from)),
-            _ => true,
-        });
-        let mut ordered: Vec<(Line, Vec<Cause>)> = found.into_iter().collect();
-        let clearest = |causes: &[Cause]| causes.iter().map(|cause| cause.z).fold(0.0, f64::max);
-        ordered.sort_by(|a, b| clearest(&b.1).total_cmp(&clearest(&a.1)));
-        let mut suspects = Vec::new();
-        for (rank, (line, causes)) in ordered.into_iter().enumerate() {
-            // Benjamini and Hochberg: the chance of the clearest, times tests over rank.
-            let q = (upper_tail(clearest(&causes)) * tests.max(1) as f64 / (rank + 1) as f64).min(1.0);
-            if q <= FALSE_SHARE {
-                suspects.push(late_suspect(evidence, line, &causes, q));
-            }
-        }
-        suspects
-    }
-}
-
-fn late_suspect(evidence: &Evidence<'_>, line: Line, causes: &[Cause], q: f64) -> Suspect {
-    let worst = causes.iter().copied().max_by(|a, b| a.effect.total_cmp(&b.effect));
-    let (effect, usual, tail, phase) =
-        worst.map_or((0.0, 0.0, false, 0), |worst| (worst.effect, worst.usual, worst.tail, worst.phase));
-    let name = evidence.info.plan.phases.get(usize::from(phase)).map_or("?", |phase| phase.name.as_str());
-    let figure = if tail { "99th percentile" } else { "median" };
-    let against = format!(
-        "{} above the {figure} of {} of like pairs in phase `{name}`",
-        evidence.length(effect),
-        evidence.length(usual)
-    );
-    let mut suspect = match line {
-        Line::Receiver(core) => Suspect::core(
-            "late",
-            Role::Receiver,
-            core,
-            format!("IPIs to core {core} from all senders are late: {against}"),
-        ),
-        Line::Sender(core) => Suspect::core(
-            "late",
-            Role::Sender,
-            core,
-            format!("IPIs from core {core} to all receivers are late: {against}"),
-        ),
-        Line::Pair(from, to) if from == to => {
-            Suspect::core("late", Role::Core, from, format!("IPIs of core {from} to itself are late: {against}"))
-        }
-        Line::Pair(from, to) => {
-            Suspect::pair("late", from, to, format!("IPIs from core {from} to core {to} are late: {against}"))
-        }
-    };
-    suspect.effect_ns = Some(evidence.nanoseconds(effect));
-    suspect.q_value = Some(q);
-    suspect
-}
-
-/// Timed slots by what is alike.
-fn groups<'a>(evidence: &Evidence<'a>) -> BTreeMap<Kind, Vec<&'a Slot>> {
-    let ipis = evidence.ipis;
-    let cores = ipis.view.as_ref().map_or(&[][..], |view| view.cores.as_slice());
-    let mut groups: BTreeMap<Kind, Vec<&Slot>> = BTreeMap::new();
-    for slot in &ipis.slots {
-        let timed = evidence.info.plan.phases.get(usize::from(slot.phase)).is_some_and(|phase| phase.timed);
-        if !timed || slot.judged().is_none() {
-            continue;
-        }
-        let kind = slot.kind.map_or(0, IpiKind::slot_code);
-        let core = |id: u16| cores.get(usize::from(id)).map_or((0, 0), |core| (core.midr, core.mpidr));
-        let ((sender, from), (receiver, to)) = (core(slot.from), core(slot.to));
-        let distance = if slot.from == slot.to { 0 } else { distance(from, to) };
-        groups.entry((slot.phase, kind, sender, receiver, distance)).or_default().push(slot);
-    }
-    groups
-}
-
-/// How far apart two cores are: the highest affinity level that differs, 1 to 4.
-pub fn distance(a: u64, b: u64) -> u8 {
-    let differs = a ^ b;
-    match (differs >> 32 & 0xFF, differs >> 16 & 0xFF, differs >> 8 & 0xFF) {
-        (0, 0, 0) => 1,
-        (0, 0, _) => 2,
-        (0, ..) => 3,
-        _ => 4,
-    }
-}
-
-/// What is shifted among like pairs: lines where whole lines are, else pairs; the clearest first, and each taken out before
-/// the next is looked for.
-fn shifts(values: &[(u16, u16, f64)], floor: f64) -> Vec<Cause> {
-    let mut rest = values.to_vec();
-    let mut causes: Vec<Cause> = Vec::new();
-    while causes.len() < CAUSES {
-        let mut figures: Vec<f64> = rest.iter().map(|value| value.2).collect();
-        let Some((usual, spread)) = robust(&mut figures, floor) else { break };
-        let threshold = usual + (DEVIATIONS * spread).max(TICKS * floor).max(SHARE * usual);
-        let outside: BTreeSet<(u16, u16)> =
-            rest.iter().filter(|value| value.2 > threshold).map(|value| (value.0, value.1)).collect();
-        let measured: Vec<(u16, u16)> = rest.iter().map(|value| (value.0, value.1)).collect();
-        let Some(line) = clearest_line(&measured, &outside, &rest) else { break };
-        if causes.iter().any(|cause| cause.line == line) {
-            break;
-        }
-        let mut shifted: Vec<f64> = rest
-            .iter()
-            .filter(|value| line.holds(value.0, value.1) && outside.contains(&(value.0, value.1)))
-            .map(|value| value.2)
-            .collect();
-        let Some(level) = crate::stats::median(&mut shifted) else { break };
-        let effect = level - usual;
-        causes.push(Cause { line, effect, usual, z: effect / spread, tail: false, phase: 0 });
-        for value in rest.iter_mut().filter(|value| line.holds(value.0, value.1)) {
-            value.2 -= effect;
-        }
-    }
-    causes
-}
-
-/// The line or pair to blame first.
-fn clearest_line(measured: &[(u16, u16)], outside: &BTreeSet<(u16, u16)>, values: &[(u16, u16, f64)]) -> Option<Line> {
-    if let Some(line) = whole_line(measured, outside) {
-        return Some(line);
-    }
-    let worst =
-        values.iter().filter(|value| outside.contains(&(value.0, value.1))).max_by(|a, b| a.2.total_cmp(&b.2))?;
-    Some(Line::Pair(worst.0, worst.1))
-}
-
-/// The row or column with the most pairs outside, where at least two and three quarters of its pairs are.
-fn whole_line(measured: &[(u16, u16)], outside: &BTreeSet<(u16, u16)>) -> Option<Line> {
-    let mut lines: BTreeMap<Line, (usize, usize)> = BTreeMap::new();
-    for (from, to) in measured.iter().filter(|(from, to)| from != to) {
-        for line in [Line::Receiver(*to), Line::Sender(*from)] {
-            let (all, out) = lines.entry(line).or_default();
-            *all += 1;
-            *out += usize::from(outside.contains(&(*from, *to)));
-        }
-    }
-    let whole = lines.into_iter().filter(|(_, (all, out))| *out >= 2 && out * 4 >= all * 3);
-    // The most pairs; of equals the fullest line; of those, receivers before senders.
-    whole
-        .max_by(|(a, (a_all, a_out)), (b, (b_all, b_out))| {
-            a_out.cmp(b_out).then(b_all.cmp(a_all)).then_with(|| b.cmp(a))
-        })
-        .map(|(line, _)| line)
-}
-
-/// Lines and pairs that explain a set of pairs, as few as possible.
-fn fold(measured: &[(u16, u16)], mut pairs: BTreeSet<(u16, u16)>) -> Vec<Line> {
-    let mut lines = Vec::new();
-    while let Some(line) = whole_line(measured, &pairs) {
-        pairs.retain(|(from, to)| !line.holds(*from, *to));
-        lines.push(line);
-    }
-    lines.extend(pairs.into_iter().map(|(from, to)| Line::Pair(from, to)));
-    lines
-}
-
-/// IPIs that were as late as the suspects of detector `late` say.
-fn late_answers<'a>(evidence: &Evidence<'_>, suspects: impl Iterator<Item = &'a Suspect>) -> u64 {
-    let lines: Vec<Line> = suspects
-        .filter(|suspect| suspect.detector == "late")
-        .filter_map(|suspect| match (suspect.role, suspect.core, suspect.from, suspect.to) {
-            (Role::Receiver, Some(core), ..) => Some(Line::Receiver(core)),
-            (Role::Sender, Some(core), ..) => Some(Line::Sender(core)),
-            (Role::Core, Some(core), ..) => Some(Line::Pair(core, core)),
-            (_, _, Some(from), Some(to)) => Some(Line::Pair(from, to)),
-            _ => None,
-        })
-        .collect();
-    if lines.is_empty() {
-        return 0;
-    }
-    let mut late = 0;
-    for slots in groups(evidence).into_values() {
-        let mut medians: Vec<f64> = slots.iter().filter_map(|slot| Some(slot.judged()?.median)).collect();
-        let Some((usual, spread)) = robust(&mut medians, 1.0) else { continue };
-        let threshold = usual + (DEVIATIONS * spread).max(TICKS).max(SHARE * usual);
-        for slot in slots.iter().filter(|slot| lines.iter().any(|line| line.holds(slot.from, slot.to))) {
-            late += slot.judged_above(threshold as u64);
-        }
-    }
-    late
+/// `core 1`, `cores 1, 2 and 5 more`.
+fn list(cores: impl IntoIterator<Item = u16>) -> String {
+    let cores: Vec<u16> = cores.into_iter().collect();
+    let names: Vec<String> = cores.iter().take(NAMED).map(u16::to_string).collect();
+    let more = cores.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{} {}{more}", plural(cores.len() as u64, "core"), names.join(", "))
 }
 
 fn plural(count: u64, word: &str) -> String {
@@ -1018,62 +428,190 @@ fn plural_verb(count: u64, word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::{HostLoad, ThreadLoad};
+    use crate::correlate::witness::{Excused, GapTotals};
+    use crate::correlate::{Misrouted, Reception};
+    use scene::{HZ, Scene};
+    use trace_ring::layout::core_state;
+    use trace_ring::record::ReceiverState::Wfi;
 
-    fn matrix(cores: u16, latency: impl Fn(u16, u16) -> f64) -> Vec<(u16, u16, f64)> {
-        (0..cores)
-            .flat_map(|from| (0..cores).map(move |to| (from, to)))
-            .filter(|(a, b)| a != b)
-            .map(|(a, b)| (a, b, latency(a, b)))
-            .collect()
+    fn quiet(cores: u16) -> Scene {
+        Scene::new(cores).phase("wfi", Wfi, |_, _| vec![10; 100])
+    }
+
+    fn detectors_of(found: &[Suspect]) -> Vec<&str> {
+        found.iter().map(|suspect| suspect.detector).collect()
+    }
+
+    /// The host's account of one core's thread.
+    fn waited(scene: &mut Scene, core: u16, seconds: f64) {
+        let thread = ThreadLoad { core, ran_s: 1.0, waited_s: seconds, waited_longest_s: seconds };
+        scene.ending.host_load = Some(HostLoad { processors: 2, threads: vec![thread] });
     }
 
     #[test]
-    fn like_pairs_have_no_outlier() {
-        assert!(shifts(&matrix(4, |_, _| 100.0), 1.0).is_empty());
-        // Spread like that of real wires: up to a tenth.
-        assert!(shifts(&matrix(8, |from, to| 100.0 + f64::from((from * 7 + to * 3) % 11)), 1.0).is_empty());
-        assert!(shifts(&[], 1.0).is_empty());
-        assert!(shifts(&[(0, 1, 5.0), (1, 0, 900.0)], 1.0).is_empty(), "two pairs can't say which is wrong");
+    fn a_core_that_did_not_come_is_missing_unless_its_host_kept_it_waiting() {
+        let missing = |state: u32, scope: VerdictScope, seconds: f64| {
+            let mut scene = quiet(4).scope(scope);
+            scene.view().cores[3].state = state;
+            waited(&mut scene, 3, seconds);
+            let found = scene.detect();
+            (found.verdict, found.suspects.len(), found.advisories.len())
+        };
+        use VerdictScope::{Emulated, Silicon};
+        assert_eq!(missing(core_state::NO_SHOW, Emulated, 0.4), (Verdict::Failed, 1, 0));
+        assert_eq!(missing(core_state::NO_SHOW, Emulated, 1.5), (Verdict::Inconclusive, 0, 1));
+        assert_eq!(missing(core_state::STARTING, Emulated, 1.5), (Verdict::Inconclusive, 0, 1));
+        // What firmware refuses, no host does; and silicon has none.
+        assert_eq!(missing(core_state::REFUSED, Emulated, 1.5), (Verdict::Failed, 1, 0));
+        assert_eq!(missing(core_state::NO_SHOW, Silicon, 1.5), (Verdict::Failed, 1, 0));
     }
 
     #[test]
-    fn a_late_column_is_its_receiver_and_a_late_row_its_sender() {
-        let lines = |values: &[_]| shifts(values, 1.0).into_iter().map(|cause| cause.line).collect::<Vec<_>>();
-        for cores in [3, 4, 8, 64] {
-            assert_eq!(
-                lines(&matrix(cores, |_, to| if to == 2 { 5100.0 } else { 100.0 })),
-                [Line::Receiver(2)],
-                "{cores}"
-            );
-            assert_eq!(
-                lines(&matrix(cores, |from, _| if from == 1 { 180.0 } else { 100.0 })),
-                [Line::Sender(1)],
-                "{cores}"
-            );
+    fn a_core_that_stands_still_while_its_host_keeps_it_waiting_is_inconclusive() {
+        let stuck = |seconds: f64| {
+            let mut scene = quiet(4).emulated();
+            waited(&mut scene, 1, seconds);
+            let mut found = Suspect::core("stuck_core", Role::Core, 1, String::new());
+            found.effect_ns = Some(4e9);
+            let symbols = Symbols::default();
+            let evidence = Evidence::new(&scene.info, Some(&scene.ending), &scene.ipis, &symbols);
+            stolen::starved(&evidence, &found).is_some()
+        };
+        assert!(!stuck(1.9), "half of the time is not accounted for");
+        assert!(stuck(2.1));
+    }
+
+    #[test]
+    fn what_the_target_gave_up_is_inconclusive_on_a_live_emulator_and_a_suspect_on_silicon() {
+        let scene = |scope: VerdictScope| {
+            let mut scene = quiet(4).scope(scope);
+            let slot = scene.slot(0, 1);
+            slot.counts.unknown = 1;
+            slot.probes.pending = 1;
+            scene.ipis.totals.unknown = 1;
+            scene
+        };
+        let found = scene(VerdictScope::Emulated).detect();
+        assert_eq!((found.verdict, detectors_of(&found.advisories)), (Verdict::Inconclusive, vec!["not_taken"]));
+        let found = scene(VerdictScope::Silicon).detect();
+        assert_eq!((found.verdict, detectors_of(&found.suspects)), (Verdict::Suspect, vec!["not_taken"]));
+    }
+
+    #[test]
+    fn lost_and_masked_are_the_targets_doing_however_busy_the_host_is() {
+        let busy = |mut scene: Scene| {
+            waited(&mut scene, 1, 100.0);
+            scene.ending.steal = Some(0.9);
+            scene.ipis.gap_totals[1] =
+                GapTotals { count: 100, ticks: 100 * HZ, longest: HZ, heartbeats: 10, unrecorded: 0 };
+            let found = scene.detect();
+            (found.verdict, found.suspects.iter().map(|suspect| suspect.detector).collect::<Vec<_>>())
+        };
+        let mut scene = quiet(4).emulated();
+        scene.slot(0, 1).counts.lost = 1;
+        assert_eq!(busy(scene), (Verdict::Failed, vec!["lost"]));
+        let mut scene = quiet(4).emulated();
+        scene.slot(0, 1).probes.masked = 1;
+        assert_eq!(busy(scene), (Verdict::Suspect, vec!["masked"]));
+        assert_eq!(busy(quiet(4).emulated()), (Verdict::Clean, vec![]));
+    }
+
+    #[test]
+    fn a_host_that_left_too_few_latencies_to_judge_is_inconclusive() {
+        let taken = |stolen: u64, doubtful: u64, scope: VerdictScope| {
+            let mut scene = quiet(4).scope(scope);
+            for slot in &mut scene.ipis.slots {
+                slot.excused = Excused { stolen, stolen_longest: HZ, doubtful, doubtful_longest: HZ };
+            }
+            scene.detect().verdict
+        };
+        assert_eq!(taken(40, 10, VerdictScope::Emulated), Verdict::Clean);
+        assert_eq!(taken(40, 11, VerdictScope::Emulated), Verdict::Inconclusive);
+        assert_eq!(taken(51, 0, VerdictScope::Virtualized), Verdict::Inconclusive);
+        assert_eq!(taken(51, 0, VerdictScope::Instructions), Verdict::Clean, "no host takes counted instructions");
+    }
+
+    #[test]
+    fn sends_that_go_elsewhere_are_one_suspect_with_what_they_leave_behind() {
+        let mut scene = quiet(4);
+        let astray = |from: u16, to: u16, by: u16| Misrouted { from, to, taken_by: by, intid: 0, t: 100 };
+        scene.ipis.misrouted = vec![astray(0, 1, 2); 3];
+        // Two more could not be told apart: one is lost, one core took one too many.
+        scene.slot(0, 1).counts.lost = 1;
+        scene.ipis.receptions = vec![Reception { core: 2, intid: 0, t: 200, duplicate: false }];
+        scene.ipis.given_up = vec![];
+        let found = scene.detect();
+        let [suspect] = found.suspects.as_slice() else { panic!("{found:?}") };
+        assert_eq!((suspect.detector, suspect.from, suspect.to), ("misrouted", Some(0), Some(1)));
+        assert_eq!(found.verdict, Verdict::Failed);
+        // A core that took one and is no taker, and a loss elsewhere, are others' faults.
+        scene.ipis.receptions[0].core = 3;
+        scene.slot(2, 1).counts.lost = 1;
+        assert_eq!(detectors_of(&scene.detect().suspects), ["misrouted", "lost", "spurious"]);
+        // All to one core: it is the receiver; all of a machine: the distributor.
+        let mut scene = quiet(4);
+        scene.ipis.misrouted = [0, 2, 3].map(|from| astray(from, 1, 3)).to_vec();
+        let found = scene.detect();
+        assert_eq!(found.suspects.len(), 1);
+        assert_eq!((found.suspects[0].role, found.suspects[0].core), (Role::Receiver, Some(1)));
+        let all = (0..4).flat_map(|from| (0..4).filter(move |to| *to != from).map(move |to| astray(from, to, from)));
+        scene.ipis.misrouted = all.collect();
+        let found = scene.detect();
+        assert_eq!(found.suspects.len(), 1, "{found:?}");
+        assert_eq!(found.suspects[0].subject(), "the target");
+    }
+
+    #[test]
+    fn a_clock_fault_explains_what_it_touches_and_a_counters_rate_all() {
+        let late = || {
+            let mut scene = Scene::new(5).phase("wfi", Wfi, |_, to| vec![if to == 2 { 900 } else { 10 }; 50]);
+            for from in [0, 1, 3, 4] {
+                scene.slot(from, 2).recovered.count = 20;
+                scene.slot(from, 2).recovered.longest = 90_000;
+            }
+            scene.ipis.receptions = vec![Reception { core: 1, intid: 0, t: 200, duplicate: true }];
+            scene.ipis.gap_totals[2] = GapTotals { count: 9, ticks: 900, longest: 100, heartbeats: 9, unrecorded: 0 };
+            scene
+        };
+        let mut scene = late();
+        scene.view().cores[2].backwards_after = 1;
+        assert_eq!(detectors_of(&scene.detect().suspects), ["clock"]);
+        // Another core's clock does not; receptions are joined by all.
+        let mut scene = late();
+        scene.view().cores[3].backwards_after = 1;
+        assert_eq!(detectors_of(&scene.detect().suspects), ["clock", "stolen_time", "recovery"]);
+        let mut scene = late().scope(VerdictScope::Silicon);
+        scene.ending.counter_check =
+            Some(crate::capture::CounterCheck { measured_hz: 0.9 * HZ as f64, uncertainty_hz: 1.0 });
+        let found = scene.detect();
+        assert_eq!(detectors_of(&found.suspects), ["clock"]);
+        assert_eq!((found.suspects[0].core, found.late), (None, 0));
+    }
+
+    #[test]
+    fn linux_traces_and_silicon_give_latencies_their_full_voice() {
+        for (scope, full) in [
+            (VerdictScope::Silicon, true),
+            (VerdictScope::Instructions, true),
+            (VerdictScope::LinuxTrace, true),
+            (VerdictScope::Emulated, false),
+            (VerdictScope::Virtualized, false),
+        ] {
+            let scene = Scene::new(4).phase("wfi", Wfi, |_, to| vec![if to == 2 { 900 } else { 10 }; 50]).scope(scope);
+            let found = scene.detect();
+            assert_eq!((found.suspects.len(), found.advisories.len()), (usize::from(full), usize::from(!full)));
         }
-        assert_eq!(lines(&matrix(4, |from, to| if (from, to) == (3, 0) { 150.0 } else { 100.0 })), [Line::Pair(3, 0)]);
-        // Two faults, two causes.
-        let both =
-            matrix(8, |from, to| 100.0 + if to == 2 { 5000.0 } else { 0.0 } + if from == 5 { 900.0 } else { 0.0 });
-        let mut found = lines(&both);
-        found.sort();
-        assert_eq!(found, [Line::Receiver(2), Line::Sender(5)]);
     }
 
     #[test]
-    fn a_shift_below_the_tick_or_the_share_is_none() {
-        assert!(shifts(&matrix(4, |_, to| if to == 2 { 7.0 } else { 5.0 }), 1.0).is_empty());
-        assert!(shifts(&matrix(4, |_, to| if to == 2 { 1200.0 } else { 1000.0 }), 1.0).is_empty());
-    }
-
-    #[test]
-    fn lossy_pairs_fold_into_their_common_core() {
-        let measured: Vec<(u16, u16)> = matrix(4, |_, _| 0.0).into_iter().map(|(a, b, _)| (a, b)).collect();
-        let fold = |pairs: &[(u16, u16)]| fold(&measured, pairs.iter().copied().collect());
-        assert_eq!(fold(&[(0, 1)]), [Line::Pair(0, 1)]);
-        assert_eq!(fold(&[(0, 1), (2, 1), (3, 1)]), [Line::Receiver(1)]);
-        assert_eq!(fold(&[(1, 0), (1, 2), (1, 3)]), [Line::Sender(1)]);
-        assert_eq!(fold(&[(0, 1), (1, 0)]), [Line::Pair(0, 1), Line::Pair(1, 0)]);
+    fn messages_that_only_records_lack_are_no_reason_to_doubt() {
+        let mut scene = quiet(4).emulated();
+        scene.ipis.from = From::Records;
+        scene.ipis.totals.unknown = 3;
+        assert_eq!(scene.detect().verdict, Verdict::Clean);
+        scene.ipis.from = From::Target;
+        assert_eq!(scene.detect().verdict, Verdict::Inconclusive);
     }
 
     #[test]

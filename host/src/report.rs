@@ -542,7 +542,7 @@ fn with_limits(verdict: Verdict, limits: Outcome) -> Verdict {
 fn assemble(capture: &Capture, ipis: Ipis) -> Report {
     let (info, ending) = (capture.info(), capture.ending());
     let symbols = Symbols::of(capture);
-    let findings = detect(&Evidence { info, ending, ipis: &ipis, symbols: &symbols });
+    let findings = detect(&Evidence::new(info, ending, &ipis, &symbols));
     let view = ipis.view.as_ref();
     let hz = view.map_or(0, |view| view.directory.counter_hz);
     let tick_ns = 1e9 / hz.max(1) as f64;

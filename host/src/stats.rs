@@ -99,14 +99,27 @@ impl Samples {
         self.greatest = self.greatest.max(ticks);
     }
 
-    /// How many lie above a number of ticks.
+    /// How many lie above a number of ticks; beyond the bound on values, as many as surely do.
     pub fn above(&self, ticks: u64) -> u64 {
+        match &self.spilled {
+            Some(spilled) => {
+                let higher = spilled
+                    .iter_recorded()
+                    .filter(|bucket| spilled.lowest_equivalent(bucket.value_iterated_to()) > ticks);
+                higher.map(|bucket| bucket.count_at_value()).sum()
+            }
+            None => self.values_above(ticks),
+        }
+    }
+
+    /// The same; beyond the bound on values, as many as may.
+    fn above_at_most(&self, ticks: u64) -> u64 {
         match &self.spilled {
             Some(spilled) => {
                 let higher = spilled.iter_recorded().filter(|bucket| bucket.value_iterated_to() > ticks);
                 higher.map(|bucket| bucket.count_at_value()).sum()
             }
-            None => self.values.iter().filter(|value| **value > ticks).count() as u64,
+            None => self.values_above(ticks),
         }
     }
 
@@ -127,6 +140,26 @@ impl Samples {
             .filter_map(|run| Some((*run.first()?, run.len() as u64)))
             .map(|(value, count)| Piece { low: value, high: value, count })
             .collect()
+    }
+
+    fn values_above(&self, ticks: u64) -> u64 {
+        match self.sorted {
+            true => (self.values.len() - self.values.partition_point(|value| *value <= ticks)) as u64,
+            false => self.values.iter().filter(|value| **value > ticks).count() as u64,
+        }
+    }
+
+    fn quantile(&self, share: f64) -> Option<u64> {
+        if let Some(spilled) = &self.spilled {
+            return Some(spilled.value_at_quantile(share).clamp(self.least, self.greatest));
+        }
+        let rank = ((share * self.count as f64).ceil().max(1.0) as usize).min(self.values.len());
+        if self.sorted {
+            return self.values.get(rank.checked_sub(1)?).copied();
+        }
+        let mut values = self.values.clone();
+        let (_, value, _) = values.select_nth_unstable(rank.checked_sub(1)?);
+        Some(*value)
     }
 
     /// How many there are.
@@ -299,6 +332,20 @@ impl Figures {
         spread.points()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        match self {
+            Figures::None => 0,
+            Figures::Samples(samples) => samples.len(),
+            Figures::Buckets { timed, .. } | Figures::Extremes { timed, .. } => *timed,
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// How many lie above a number of ticks: exactly, or as many as surely do.
     pub fn above(&self, ticks: u64) -> u64 {
         match self {
@@ -308,10 +355,60 @@ impl Figures {
                 let sure = |bucket: &usize| histogram::lower(*bucket) > ticks;
                 counts.iter().enumerate().filter(|(bucket, _)| sure(bucket)).map(|(_, count)| u64::from(*count)).sum()
             }
-            Figures::Extremes { min, max, timed, .. } => match (*min > ticks, *max > ticks) {
+            Figures::Extremes { min, max, sum, timed } => match (*min > ticks, *max > ticks) {
                 (true, _) => *timed,
-                (false, greatest) => greatest.into(),
+                // The others take `ticks` at most, and these the greatest at most: so many make up the sum.
+                (false, true) => {
+                    let beyond = sum.saturating_sub(ticks.saturating_mul(*timed));
+                    beyond.div_ceil(max - ticks).clamp(1, *timed)
+                }
+                (false, false) => 0,
             },
+        }
+    }
+
+    /// How many lie above a number of ticks: exactly, or as many as may.
+    pub fn above_at_most(&self, ticks: u64) -> u64 {
+        match self {
+            Figures::None => 0,
+            Figures::Samples(samples) => samples.above_at_most(ticks),
+            Figures::Buckets { counts, .. } => {
+                let may = |bucket: &usize| histogram::upper(*bucket) > ticks;
+                counts.iter().enumerate().filter(|(bucket, _)| may(bucket)).map(|(_, count)| u64::from(*count)).sum()
+            }
+            Figures::Extremes { min, max, sum, timed } => match (*min > ticks, *max > ticks) {
+                (true, _) => *timed,
+                // Markov's inequality, of what is above the least; one is the least.
+                (false, true) => {
+                    let beyond = sum.saturating_sub(min.saturating_mul(*timed));
+                    (beyond / (ticks + 1 - min)).min(timed - 1)
+                }
+                (false, false) => 0,
+            },
+        }
+    }
+
+    /// A number of ticks that at least the share `share` of the latencies does not exceed: the least that is known.
+    pub fn quantile(&self, share: f64) -> Option<u64> {
+        match self {
+            Figures::None => None,
+            Figures::Samples(samples) => samples.quantile(share),
+            Figures::Buckets { counts, max, .. } => {
+                let total: u64 = counts.iter().map(|count| u64::from(*count)).sum();
+                let rank = (share * total as f64).ceil().max(1.0) as u64;
+                let mut seen = 0;
+                let bucket = counts.iter().position(|count| {
+                    seen += u64::from(*count);
+                    seen >= rank
+                });
+                Some(bucket.map_or(*max, |bucket| histogram::upper(bucket).min(*max)))
+            }
+            Figures::Extremes { min, max, sum, timed } => {
+                let mean = *sum as f64 / (*timed).max(1) as f64;
+                // Markov's inequality again.
+                let bound = *min as f64 + (mean - *min as f64) / (1.0 - share).max(f64::MIN_POSITIVE);
+                Some((bound.ceil() as u64).min(*max))
+            }
         }
     }
 }
@@ -612,6 +709,67 @@ pub fn robust(values: &mut [f64], floor: f64) -> Option<(f64, f64)> {
 pub fn upper_tail(z: f64) -> f64 {
     let density = (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt();
     if z <= 0.0 { 1.0 } else { density * 4.0 / (3.0 * z + (z * z + 8.0).sqrt()) }
+}
+
+/// Natural logarithm of n!.
+fn ln_factorial(n: u64) -> f64 {
+    if n < 16 {
+        return (2..=n).map(|factor| factor as f64).product::<f64>().ln();
+    }
+    // Stirling's series: from 16 on, what is left out is below 1e-11.
+    let n = n as f64;
+    let series = 1.0 / (12.0 * n) - 1.0 / (360.0 * n.powi(3)) + 1.0 / (1260.0 * n.powi(5));
+    n * n.ln() - n + 0.5 * (std::f64::consts::TAU * n).ln() + series
+}
+
+fn ln_choose(n: u64, k: u64) -> f64 {
+    ln_factorial(n) - ln_factorial(k) - ln_factorial(n.saturating_sub(k))
+}
+
+/// Logarithm of the chance that of `late + others_late` late ones at least `late` fall among these `n`, and not among the others, if
+/// it makes no difference who is who (Fisher's exact test, one side). Never less than the true chance.
+pub fn ln_more_often(late: u64, n: u64, others_late: u64, others: u64) -> f64 {
+    let (late, others_late) = (late.min(n), others_late.min(others));
+    let (all, all_late) = (n.saturating_add(others), late.saturating_add(others_late));
+    if late == 0 || late as f64 * all as f64 <= all_late as f64 * n as f64 {
+        return 0.0;
+    }
+    let exactly = ln_choose(all_late, late) + ln_choose(all - all_late, n - late) - ln_choose(all, n);
+    // Each further term is smaller than the one before by at least this ratio: a geometric series bounds them all.
+    let ratio = others_late as f64 * (n - late) as f64 / ((late + 1) as f64 * (others - others_late + 1) as f64);
+    if ratio < 1.0 { (exactly - (-ratio).ln_1p()).min(0.0) } else { 0.0 }
+}
+
+/// Logarithm of the chance that something which is expected `mean` times happens `count` times or more (Poisson). Never less than
+/// the true chance.
+pub fn ln_at_least(count: u64, mean: f64) -> f64 {
+    let k = count as f64;
+    if count == 0 || k <= mean {
+        return 0.0;
+    }
+    if mean <= 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    let exactly = k * mean.ln() - mean - ln_factorial(count);
+    (exactly - (-(mean / (k + 1.0))).ln_1p()).min(0.0)
+}
+
+/// For each of some findings, the expected share of false ones among those at least as clear (Y. Benjamini, Y. Hochberg). The findings are
+/// those of `tests` tests whose chance was small, given by its logarithm.
+pub fn false_shares(chances: &[f64], tests: u64) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..chances.len()).collect();
+    let chance = |at: usize| chances.get(at).copied().unwrap_or(0.0);
+    order.sort_by(|a, b| chance(*a).total_cmp(&chance(*b)));
+    let mut shares = vec![1.0; chances.len()];
+    let mut least = 1.0_f64;
+    for (rank, at) in order.into_iter().enumerate().rev() {
+        let share = (chance(at) + (tests.max(1) as f64).ln() - ((rank + 1) as f64).ln()).exp();
+        least = least.min(share);
+        if let Some(place) = shares.get_mut(at) {
+            *place = least;
+        }
+    }
+    shares
 }
 
 #[cfg(test)]

@@ -291,8 +291,10 @@ fn a_late_tail_is_found_where_the_middle_is_not() {
     let mut target = Simulator::matrix(4);
     target.run(1000, |from, to, round| quiet(from, to, round) + if from == 3 && round % 50 == 0 { 900 } else { 0 });
     let report = target.report();
-    assert_eq!(named(&report.suspects), [("late", Role::Sender, Some(3), None, None)]);
-    assert!(report.suspects[0].evidence.contains("99th percentile"));
+    assert_eq!(named(&report.suspects), [("tail", Role::Sender, Some(3), None, None)]);
+    assert!(report.suspects[0].evidence.contains("(2.0 %) in 3 of 3 pairs"), "{}", report.suspects[0].evidence);
+    // Three receivers, one in fifty of a thousand, in both phases.
+    assert_eq!(report.ipis.late, 3 * 20 * 2);
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Side {
         let capture = Capture::open(path)?;
         let ipis = correlate(&capture)?;
         let (info, ending) = (capture.info(), capture.ending());
-        let findings = detect::detect(&Evidence { info, ending, ipis: &ipis, symbols: &Symbols::of(&capture) });
+        let findings = detect::detect(&Evidence::new(info, ending, &ipis, &Symbols::of(&capture)));
         let hz = ipis.view.as_ref().map_or(0, |view| view.directory.counter_hz);
         let mut side = Side {
             path: path.into(),

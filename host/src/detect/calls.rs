@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use trace_ring::calls::{CallDescriptor, LiveEntry, call_flag, call_state, doing};
 use trace_ring::layout::{LANES_PER_CORE, core_state, run_state};
 
-use super::{DEVIATIONS, Detector, Evidence, FALSE_SHARE, Role, SHARE, Suspect, TICKS, plural};
+use super::like::{SHARE, TICKS};
+use super::{Detector, Evidence, FALSE_SHARE, Role, Suspect, list, plural};
 use crate::capture::Ended;
 use crate::correlate::calls::{Call, Callback, Waiting};
 use crate::stats::{robust, upper_tail};
@@ -20,8 +21,8 @@ const FEWEST: u64 = 8;
 /// The fewest cores of which one can be unlike the others.
 const FEWEST_CORES: usize = 3;
 
-/// Cores and places that evidence names one by one.
-const NAMED: usize = 4;
+/// A callback's median must lie this many robust deviations of its like beyond theirs.
+const DEVIATIONS: f64 = 8.0;
 
 /// What each core did when the run was cut short.
 struct Standstill<'a> {
@@ -120,15 +121,6 @@ struct Standing<'a> {
 
 fn masked(live: &LiveEntry) -> bool {
     matches!(live.doing, doing::MASKED | doing::PRIORITY_MASKED)
-}
-
-/// `core 1`, `cores 1, 2 and 5 more`.
-fn list(cores: impl IntoIterator<Item = u16>) -> String {
-    let cores: Vec<u16> = cores.into_iter().collect();
-    let names: Vec<String> = cores.iter().take(NAMED).map(u16::to_string).collect();
-    let more = cores.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{} {}{more}", plural(cores.len() as u64, "core"), names.join(", "))
 }
 
 /// Cores that never come back.
@@ -447,7 +439,7 @@ impl Detector for SlowCallback {
         ordered.sort_by(|a, b| clearest(&b.1).total_cmp(&clearest(&a.1)));
         let mut suspects = Vec::new();
         for (rank, (core, slow)) in ordered.into_iter().enumerate() {
-            // As in `late`.
+            // Benjamini and Hochberg: the chance of the clearest, times tests over rank.
             let q = (upper_tail(clearest(&slow)) * tests.max(1) as f64 / (rank + 1) as f64).min(1.0);
             let Some(worst) = slow.iter().max_by(|a, b| a.effect.total_cmp(&b.effect)) else { continue };
             if q > FALSE_SHARE {
