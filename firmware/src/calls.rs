@@ -234,14 +234,14 @@ pub fn send_one(core: &'static Core, target: &'static Core, kind: IpiKind, slot:
         let intid = kind.intid();
         let series = Series::new(core, target, intid, slot, false);
         let value = sgi::to_core(target.affinity, intid);
-        let twins = twins::concerns(core, target);
+        // Drawn before the stamp, as in `ipi::run`.
+        let fate = twins::concerns(core, target).then(|| twins::fate(core, target));
         let since = arch::counter_ordered();
         let before = twins::stamp(core, since);
         let number = post(&series, before);
-        if twins {
-            ipi::send_by_fate(core, target, intid);
-        } else {
-            sgi::send(value);
+        match fate {
+            Some(fate) => ipi::send_by_fate(core, &fate, intid),
+            None => sgi::send(value),
         }
         let window = arch::counter().wrapping_sub(since);
         let peer = target.id as u16;

@@ -11,7 +11,7 @@ use trace_ring::calls::doing;
 use trace_ring::histogram;
 use trace_ring::layout::{Context, HISTOGRAM_BYTES, PairSlot};
 use trace_ring::mailbox;
-use trace_ring::plan::{LAST_MEASURED_SGI, WAKE_SGI};
+use trace_ring::plan::{LAST_MEASURED_SGI, SETTLING_TURNS, WAKE_SGI};
 use trace_ring::record::{
     Event, FLAG_DELIVERED, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING, Retired,
     SLOT_SHIFT,
@@ -486,7 +486,8 @@ const DITHERED: u8 = 1;
 /// A series that fault twins may touch.
 const TWIN: u8 = 2;
 
-/// Goes through a random number of turns of an empty loop, up to what DITHER said. YIELD is left out: it may take any time.
+/// Goes through [`SETTLING_TURNS`] of an empty loop and a random number more, up to what DITHER said. YIELD is left out: it may take
+/// any time.
 #[inline(never)]
 fn dither(core: &Core) {
     let most = u64::from(core.dither.get());
@@ -496,7 +497,7 @@ fn dither(core: &Core) {
     let mut state = core.random.get();
     let turns = (twins::draw(&mut state) >> 32) * (most + 1) >> 32;
     core.random.set(state);
-    for _ in 0..turns {
+    for _ in 0..u64::from(SETTLING_TURNS) + turns {
         arch::no_operation();
     }
 }
@@ -535,15 +536,16 @@ fn run<const MODE: u8, const WAY: u8>(core: &'static Core, series: &Series, coun
         }
         number = number.wrapping_add(1);
         sent += 1;
+        // Drawn before the stamp: what the twins are costs the message nothing, only what they do.
+        let fate = (WAY == TWIN).then(|| twins::fate(core, series.target));
         let since = arch::counter_ordered();
         let before = if WAY == TWIN { twins::stamp(core, since) } else { since };
         series.mail.word.store(mailbox::pack(before, number), Ordering::Relaxed);
         // Release: pairs with the receiver's swap; the word above is visible with the bit.
         series.pending.fetch_or(series.bit, Ordering::Release);
-        if WAY == TWIN {
-            send_by_fate(core, series.target, series.intid);
-        } else {
-            sgi::send(value);
+        match fate {
+            Some(fate) => send_by_fate(core, &fate, series.intid),
+            None => sgi::send(value),
         }
         let window = arch::counter().wrapping_sub(since);
         // SAFETY: as above. Volatile: the host may look at any time.
@@ -567,8 +569,7 @@ fn run<const MODE: u8, const WAY: u8>(core: &'static Core, series: &Series, coun
 }
 
 /// Sends an SGI as the twins of this core have it.
-pub fn send_by_fate(core: &'static Core, target: &'static Core, intid: u8) {
-    let fate = twins::fate(core, target);
+pub fn send_by_fate(core: &'static Core, fate: &twins::Fate, intid: u8) {
     twins::hold_back(core, fate.hold);
     match fate.to {
         Some(affinity) => sgi::send(sgi::to_core(affinity, intid)),

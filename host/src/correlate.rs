@@ -56,6 +56,12 @@ const MOST_BROADCASTS: usize = 1 << 20;
 /// been entered for a heartbeat, say, and the SGI have come just before the acknowledge, which then gave the SGI.
 const BACKWARDS: u32 = 3;
 
+/// How soon after an interrupt its duplicate comes, ns: what an emulator needs for one. Silicon delivers it in less.
+const AGAIN_NS: u64 = 20_000;
+
+/// The same where time counts instructions: longer than any handler.
+const COUNTED_AGAIN_NS: u64 = 500;
+
 /// INTIDs that a flow may have.
 const INTIDS: usize = 8;
 
@@ -661,9 +667,10 @@ struct Joiner {
     overflowed: u64,
     /// Whether the capture was made to hold every record.
     keeps_all: bool,
-    /// T and the probe's time in ticks.
+    /// T in ticks.
     timeout: u64,
-    probe: u64,
+    /// An acknowledge without a message that comes so soon after an answered one is the same again, ticks.
+    again: u64,
 }
 
 /// What a lane's times are told of, each kind in the order of its times.
@@ -751,7 +758,7 @@ impl Joiner {
             overflowed: 0,
             keeps_all,
             timeout: ticks(info.plan.timeout_ns).max(1),
-            probe: ticks(info.plan.probe_ns).max(1),
+            again: ticks(info.plan.probe_ns.min(if info.deterministic { COUNTED_AGAIN_NS } else { AGAIN_NS })).max(1),
         })
     }
 
@@ -1421,7 +1428,7 @@ impl Joiner {
             return;
         }
         for (t, since) in unexplained {
-            let duplicate = since.is_some_and(|since| since <= self.probe);
+            let duplicate = since.is_some_and(|since| since <= self.again);
             self.unexplained(Reception { core, intid, t, duplicate });
         }
     }

@@ -266,12 +266,12 @@ pub fn detectors() -> [&'static dyn Detector; 22] {
         &stolen::StolenTime,
         &stolen::Recovery,
         &outcomes::NotTaken,
+        &outcomes::Spurious,
+        &outcomes::Duplicate,
         &latency::SlowWake,
         &latency::Late,
         &latency::Tail,
         &race::Race,
-        &outcomes::Spurious,
-        &outcomes::Duplicate,
         &calls::SlowCallback,
         &calls::CallOrphaned,
         &calls::CallWait,
@@ -358,7 +358,9 @@ fn explains(evidence: &Evidence<'_>, cause: &Suspect, symptom: &Suspect) -> bool
                 let astray = &evidence.ipis.misrouted;
                 astray.iter().any(|message| message.taken_by == core && covers(message.from, message.to))
             };
-            clock || (cause.detector == "misrouted" && symptom.core.is_some_and(taken))
+            // Of those that come at any time, some come shortly after another.
+            let stray = cause.detector == "spurious" && cause.core == symptom.core;
+            stray || clock || (cause.detector == "misrouted" && symptom.core.is_some_and(taken))
         }
         // Calls are joined by time.
         "call_orphaned" => clock,
@@ -376,6 +378,10 @@ fn explains(evidence: &Evidence<'_>, cause: &Suspect, symptom: &Suspect) -> bool
         // What time was taken from is excused; what else is late on that core is so because some of it was not seen.
         "late" | "tail" | "slow_wake" | "recovery" if cause.detector == "stolen_time" => {
             general() && (symptom.detector == "tail" || cause.core.is_some_and(|core| stolen::mostly(evidence, core)))
+        }
+        // An interrupt that nobody sent keeps its core from the one that somebody did.
+        "late" | "tail" | "slow_wake" if matches!(cause.detector, "spurious" | "duplicate") => {
+            symptom.role == Role::Receiver && general()
         }
         "recovery" | "not_taken" | "late" | "tail" | "slow_wake" | "race" | "call_wait" => general(),
         _ => false,

@@ -178,10 +178,10 @@ const CASES: &[Case] = &[
         subject: |draw| Subject::Core(Role::Receiver, draw.a),
     },
     Case {
-        name: "spurious 2 %",
+        name: "spurious 20 %",
         plan: PAIRS,
         detector: "spurious",
-        fault: |draw| format!("spurious:{}:0.02", draw.a),
+        fault: |draw| format!("spurious:{}:0.2", draw.a),
         subject: |draw| Subject::Core(Role::Receiver, draw.a),
     },
     Case {
@@ -273,7 +273,7 @@ const CASES: &[Case] = &[
         plan: CALLS,
         detector: "csd_lock",
         fault: |draw| format!("csd-lock:{}", draw.a),
-        subject: |draw| Subject::Core(Role::Core, draw.a),
+        subject: |draw| Subject::Core(Role::Callback, draw.a),
     },
 ];
 
@@ -753,7 +753,9 @@ mod tests {
 
     #[test]
     fn every_case_injects_a_fault_that_is_one_and_every_fault_has_a_case() {
+        let names: Vec<&str> = crate::detect::detectors().iter().map(|detector| detector.name()).collect();
         for case in CASES {
+            assert!(names.contains(&case.detector), "{}: {}", case.name, case.detector);
             let draw = Draw::new(5, 4);
             let fault = (case.fault)(&draw);
             assert!(fault.parse::<Fault>().is_ok(), "{fault}");

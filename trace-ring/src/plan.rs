@@ -218,6 +218,9 @@ pub const MOST_GAPS: u32 = 256;
 /// The most turns of an empty loop that DITHER may ask for.
 pub const MOST_DITHER: u32 = 65_536;
 
+/// Turns of an empty loop that a dithered sender always goes through: longer than a handler takes to end and a core to fall asleep.
+pub const SETTLING_TURNS: u32 = 256;
+
 /// Postures that are no [`crate::record::ReceiverState`], in PHASE and POSTURE.
 pub mod posture {
     /// Waits like `spin`, and reads and writes over the core's pressure memory while it does.
@@ -438,8 +441,9 @@ pub mod op {
 
     // In every plan again.
 
-    /// From now on this core goes through 0 to `c` turns of an empty loop before each message of PING, drawn at random from the
-    /// plan's seed: send times then fall anywhere between two ticks. `c` 0: no more.
+    /// From now on this core goes through [`super::SETTLING_TURNS`] turns of an empty loop and 0 to `c` more, drawn at random from the
+    /// plan's seed, before each message of PING: its receiver is out of the handler of the one before, and send times fall anywhere
+    /// between two ticks. `c` 0: no more.
     pub const DITHER: u8 = 30;
     /// What the SWEEPs that follow on this core do: the receiver makes transition `a` ([`super::transition`]); the first message is
     /// sent `d` ticks (two's complement) after its planned time, each further one `c` ticks later.
