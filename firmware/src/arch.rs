@@ -48,6 +48,16 @@ pub fn counter_ordered() -> u64 {
     value
 }
 
+/// The virtual counter, read after all that comes before it in program order, by CNTVCTSS_EL0 (FEAT_ECV; DDI 0487, D12.2.1): it
+/// orders itself, without an ISB.
+#[inline(always)]
+pub fn counter_self_synchronised() -> u64 {
+    let value: u64;
+    // SAFETY: only where ID_AA64MMFR0_EL1.ECV says that the register is there. As `counter_ordered`.
+    unsafe { asm!("mrs {}, S3_3_C14_C0_6", out(reg) value, options(nostack, preserves_flags)) };
+    value
+}
+
 /// CNTFRQ_EL0, ticks per second. Firmware before us wrote it; nothing checks it but the host.
 pub fn counter_hz() -> u64 {
     read_register!("cntfrq_el0")

@@ -109,6 +109,7 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
             op::END => return Ok(()),
             op::PHASE => {
                 core.inbox.posture.store(word.a, Ordering::Release);
+                core.watch.begin_phase(core.id, word.c);
                 wait::barrier(core, || begin_phase(word.c))?;
                 record(core, Kind::Phase, 0, word.c);
                 for twin in shared.twins_of(core.id) {

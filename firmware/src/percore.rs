@@ -125,6 +125,8 @@ pub struct Core {
     pub wait_until: Cell<u64>,
     /// Whether it was away.
     pub watch: Watch,
+    /// It has CNTVCTSS_EL0.
+    pub self_synchronised: Cell<bool>,
     /// Frame buffer of the logger.
     pub log_frame: Cell<[u8; 120]>,
     /// Bytes in it; above its size: the frame was too long.

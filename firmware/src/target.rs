@@ -617,6 +617,7 @@ fn make_core(
         pressure_words: pressure_bytes as usize / 8,
         pressure_at: Cell::new(0),
         standby: Cell::new(None),
+        self_synchronised: Cell::new(false),
         dither: Cell::new(0),
         random: Cell::new(seed(plan.header.seed, id as u64)),
         program_counter: AtomicU32::new(0),
@@ -653,6 +654,7 @@ fn shared_vectors(core: &Core) -> u64 {
 /// Makes this core ready to be interrupted and says so. `false`: it can't be, or it came too late.
 fn enter_service(core: &'static Core) -> bool {
     set_vectors(shared_vectors(core));
+    core.self_synchronised.set(clock::has_self_synchronised());
     let test = clock::self_test(core);
     // SAFETY: this core's own entry.
     unsafe {
@@ -662,7 +664,9 @@ fn enter_service(core: &'static Core) -> bool {
         (*entry).cntfrq = arch::counter_hz() as u32;
         (*entry).read_cost_min = test.read_cost_min;
         (*entry).resolution = test.resolution;
+        (*entry).read_cost_max = test.read_cost_max;
         (*entry).backwards = test.backwards;
+        (*entry).misreads = test.misreads;
         (*entry).clock_flags |= test.flags;
     }
     let redistributor = Redistributor { base: core.redistributor, ..Redistributor::default() };
@@ -674,6 +678,16 @@ fn enter_service(core: &'static Core) -> bool {
     if shared.calls {
         // SAFETY: the boot core filled the description in before it started any other.
         kinds::set_up(core, unsafe { gic::distributor_typer(&*MACHINE.0.get()) });
+    }
+    if shared.plan.header.flags & plan_flag::CLOCK_TEST != 0
+        && let Some(cycles) = clock::count_cycles(core)
+    {
+        // SAFETY: this core's own entry.
+        unsafe {
+            ((*core.entry).cycles_busy, (*core.entry).cycle_ticks_busy) = cycles.busy;
+            ((*core.entry).cycles_wfi, (*core.entry).cycle_ticks_wfi) = cycles.wfi;
+            (*core.entry).clock_flags |= clock_flag::CYCLES;
+        }
     }
     if shared.plan.ops.iter().any(suspends) {
         try_suspend(core);
@@ -870,34 +884,54 @@ fn participate(core: &'static Core) -> Result<(), Stop> {
         // SAFETY: as above.
         unsafe { core::ptr::addr_of_mut!((*shared.status).ended).write_volatile(arch::counter_ordered()) };
     })?;
-    if boots && test {
-        compare_clocks(core, true)?;
+    if test {
+        test_again(core);
+        wait::barrier(core, || {})?; // the boot core's comparisons write into entries, too
+        if boots {
+            compare_clocks(core, true)?;
+        }
     }
     wait::barrier(core, || {})
+}
+
+/// The self-test once more: a counter may go wrong under way.
+fn test_again(core: &Core) {
+    let test = clock::self_test(core);
+    // SAFETY: this core's own entry.
+    unsafe {
+        (*core.entry).backwards_after = test.backwards;
+        (*core.entry).misreads_after = test.misreads;
+        (*core.entry).clock_flags |= clock_flag::TESTED_AFTER;
+    }
 }
 
 /// Bounds every core's counter against this one's, for a third of a second at most.
 fn compare_clocks(core: &'static Core, after: bool) -> Result<(), Stop> {
     let shared = Shared::get();
-    let end = arch::counter() + clock::ticks(300_000_000);
+    let budget = clock::ticks(300_000_000);
+    let end = arch::counter() + budget;
+    let share = budget / u64::from(shared.live.load(Ordering::Relaxed)).max(1);
     for other in shared.live_cores().filter(|other| other.id != core.id) {
         if arch::counter() > end {
             break;
         }
         wait::set_posture(core, other, COMPARE)?;
-        let bounds = shared.exchange.ask(core, arch::counter() + clock::ticks(100_000_000));
+        let now = arch::counter();
+        let bounds = shared.exchange.ask(core, now + share / 2, now + clock::ticks(100_000_000));
         wait::set_posture(core, other, ReceiverState::Wfi.code())?;
-        let Some((low, high)) = bounds else { continue };
+        let Some(bounds) = bounds else { continue };
         // SAFETY: the skew fields of all entries are the boot core's.
         unsafe {
             let entry = other.entry;
             if after {
-                (*entry).skew_after_low = low;
-                (*entry).skew_after_high = high;
+                (*entry).skew_after_low = bounds.low;
+                (*entry).skew_after_high = bounds.high;
+                (*entry).round_trip_after = bounds.round_trip;
                 (*entry).clock_flags |= clock_flag::SKEW_AFTER;
             } else {
-                (*entry).skew_before_low = low;
-                (*entry).skew_before_high = high;
+                (*entry).skew_before_low = bounds.low;
+                (*entry).skew_before_high = bounds.high;
+                (*entry).round_trip_before = bounds.round_trip;
                 (*entry).clock_flags |= clock_flag::SKEW_BEFORE;
             }
         }

@@ -51,7 +51,6 @@ pub fn with_timer<T>(core: &Core, ticks: u64, what: impl FnOnce() -> T) -> T {
 /// The virtual timer's interrupt: a heartbeat, the end of a wait, or of a `mask` twin's time. `entry`: of its handler.
 pub fn timer_interrupt(core: &'static Core, entry: u64) {
     let due = core.watch.armed.get();
-    disarm_timer(core);
     if core.wait_until.get() != 0 {
         watch::heartbeat(core, entry, due);
     }
@@ -87,11 +86,27 @@ pub fn timer_interrupt(core: &'static Core, entry: u64) {
     if look_up {
         core.inbox.attention.fetch_add(1, Ordering::Release);
     }
-    rearm(core);
+    // Either way the timer's line falls before the end of interrupt. What it is armed for next takes one write: each is a lock
+    // that all cores share under an emulator.
+    match next(core) {
+        Some(at) => {
+            write_register!("cntv_cval_el0", at);
+            arch::instruction_barrier();
+            core.watch.armed.set(at);
+        }
+        None => disarm_timer(core),
+    }
 }
 
 /// Arms the timer for whatever comes first.
 pub fn rearm(core: &Core) {
+    if let Some(at) = next(core) {
+        arm_timer(core, at);
+    }
+}
+
+/// What comes first, ticks.
+fn next(core: &Core) -> Option<u64> {
     let times = [
         core.masked_until.get(),
         core.wait_until.get(),
@@ -99,10 +114,7 @@ pub fn rearm(core: &Core) {
         core.watch.beat_at.get(),
         core.twin_memory.due(),
     ];
-    let next = times.into_iter().filter(|at| *at != 0).min();
-    if let Some(at) = next {
-        arm_timer(core, at);
-    }
+    times.into_iter().filter(|at| *at != 0).min()
 }
 
 /// The `mask` twin: takes the measured SGIs off for its ticks, after an end of interrupt.

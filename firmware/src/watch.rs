@@ -10,7 +10,7 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use trace_ring::layout::{Context, LANES_PER_CORE};
-use trace_ring::plan::{MOST_GAPS, WAKE_SGI};
+use trace_ring::plan::{MOST_GAPS, PlanSlot, WAKE_SGI};
 use trace_ring::record::{Event, Kind, PEER_ALL, Witness};
 use trace_ring::sync::Slots;
 
@@ -21,7 +21,7 @@ use crate::{arch, clock, gic, ipi, twins};
 
 /// What a core keeps for this.
 pub struct Watch {
-    /// Ticks between heartbeats while the plan runs; 0: none.
+    /// Ticks between heartbeats in this phase; 0: none.
     pub heartbeat: Cell<u64>,
     /// Ticks that make a gap; 0: gaps are not looked for.
     pub gap: Cell<u64>,
@@ -65,9 +65,19 @@ impl Watch {
 
     /// The plan begins on this core.
     pub fn begin(&self) {
-        let header = Shared::get().plan.header;
-        self.heartbeat.set(clock::ticks(header.heartbeat_ns));
-        self.gap.set(clock::ticks(header.gap_ns));
+        self.gap.set(clock::ticks(Shared::get().plan.header.gap_ns));
+    }
+
+    /// A phase begins. A core's heart beats where somebody's messages to it are measured: what nobody asks of it needs no witness,
+    /// and hundreds of cores that beat take an emulator's whole time.
+    pub fn begin_phase(&self, core: u64, phase: u32) {
+        let shared = Shared::get();
+        let heartbeat = shared.plan.header.heartbeat_ns;
+        if heartbeat != 0 {
+            let receives = |slot: &PlanSlot| u64::from(slot.to) == core && u32::from(slot.phase) == phase;
+            let beats = shared.plan.slots.iter().any(receives);
+            self.heartbeat.set(if beats { clock::ticks(heartbeat) } else { 0 });
+        }
     }
 
     /// It is over: what comes then is no evidence of anything.
