@@ -236,11 +236,12 @@ pub fn send_one(core: &'static Core, target: &'static Core, kind: IpiKind, slot:
         let value = sgi::to_core(target.affinity, intid);
         // Drawn before the stamp, as in `ipi::run`.
         let fate = twins::concerns(core, target).then(|| twins::fate(core, target));
+        let fate = fate.map(|fate| (fate.hold, fate.value(intid)));
         let since = arch::counter_ordered();
         let before = twins::stamp(core, since);
         let number = post(&series, before);
         match fate {
-            Some(fate) => ipi::send_by_fate(core, &fate, intid),
+            Some((hold, value)) => ipi::send_by_fate(core, hold, value),
             None => sgi::send(value),
         }
         let window = arch::counter().wrapping_sub(since);

@@ -538,13 +538,14 @@ fn run<const MODE: u8, const WAY: u8>(core: &'static Core, series: &Series, coun
         sent += 1;
         // Drawn before the stamp: what the twins are costs the message nothing, only what they do.
         let fate = (WAY == TWIN).then(|| twins::fate(core, series.target));
+        let fate = fate.map(|fate| (fate.hold, fate.value(series.intid)));
         let since = arch::counter_ordered();
         let before = if WAY == TWIN { twins::stamp(core, since) } else { since };
         series.mail.word.store(mailbox::pack(before, number), Ordering::Relaxed);
         // Release: pairs with the receiver's swap; the word above is visible with the bit.
         series.pending.fetch_or(series.bit, Ordering::Release);
         match fate {
-            Some(fate) => send_by_fate(core, &fate, series.intid),
+            Some((hold, value)) => send_by_fate(core, hold, value),
             None => sgi::send(value),
         }
         let window = arch::counter().wrapping_sub(since);
@@ -568,11 +569,12 @@ fn run<const MODE: u8, const WAY: u8>(core: &'static Core, series: &Series, coun
     unsafe { (*series.slot).busy += arch::counter_ordered().wrapping_sub(begun) };
 }
 
-/// Sends an SGI as the twins of this core have it.
-pub fn send_by_fate(core: &'static Core, fate: &twins::Fate, intid: u8) {
-    twins::hold_back(core, fate.hold);
-    match fate.to {
-        Some(affinity) => sgi::send(sgi::to_core(affinity, intid)),
+/// Sends an SGI as the twins of this core have it: after so many ticks, by that value of ICC_SGI1R_EL1 or not at all.
+#[inline(always)]
+pub fn send_by_fate(core: &'static Core, hold: u64, value: Option<u64>) {
+    twins::hold_back(core, hold);
+    match value {
+        Some(value) => sgi::send(value),
         None => arch::publish_stores(),
     }
 }

@@ -172,6 +172,13 @@ pub struct Fate {
     pub to: Option<u64>,
 }
 
+impl Fate {
+    /// What is written to ICC_SGI1R_EL1 for SGI `intid`; `None`: nothing is.
+    pub fn value(&self, intid: u8) -> Option<u64> {
+        self.to.map(|affinity| sgi::to_core(affinity, intid))
+    }
+}
+
 /// Whether a twin of this core may touch its sends to `target`.
 pub fn concerns(core: &Core, target: &Core) -> bool {
     let mut found = core.twins.clock;
@@ -223,11 +230,18 @@ pub fn broadcast_hold(core: &Core) -> u64 {
 }
 
 /// Holds a send back.
+#[inline(always)]
 pub fn hold_back(core: &Core, ticks: u64) {
     if ticks != 0 {
-        confess(core, |truth| truth.held_back += 1);
-        spend(ticks);
+        held_back(core, ticks);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn held_back(core: &Core, ticks: u64) {
+    confess(core, |truth| truth.held_back += 1);
+    spend(ticks);
 }
 
 // --- receptions -----------------------------------------------------------------------------------------------------

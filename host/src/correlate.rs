@@ -60,7 +60,7 @@ const BACKWARDS: u32 = 3;
 const AGAIN_NS: u64 = 20_000;
 
 /// The same where time counts instructions: longer than any handler.
-const COUNTED_AGAIN_NS: u64 = 500;
+const COUNTED_AGAIN_NS: u64 = 1_000;
 
 /// INTIDs that a flow may have.
 const INTIDS: usize = 8;

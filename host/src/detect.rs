@@ -358,9 +358,7 @@ fn explains(evidence: &Evidence<'_>, cause: &Suspect, symptom: &Suspect) -> bool
                 let astray = &evidence.ipis.misrouted;
                 astray.iter().any(|message| message.taken_by == core && covers(message.from, message.to))
             };
-            // Of those that come at any time, some come shortly after another.
-            let stray = cause.detector == "spurious" && cause.core == symptom.core;
-            stray || clock || (cause.detector == "misrouted" && symptom.core.is_some_and(taken))
+            clock || (cause.detector == "misrouted" && symptom.core.is_some_and(taken))
         }
         // Calls are joined by time.
         "call_orphaned" => clock,

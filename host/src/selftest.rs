@@ -178,10 +178,10 @@ const CASES: &[Case] = &[
         subject: |draw| Subject::Core(Role::Receiver, draw.a),
     },
     Case {
-        name: "spurious 20 %",
+        name: "spurious 50 %",
         plan: PAIRS,
         detector: "spurious",
-        fault: |draw| format!("spurious:{}:0.2", draw.a),
+        fault: |draw| format!("spurious:{}:0.5", draw.a),
         subject: |draw| Subject::Core(Role::Receiver, draw.a),
     },
     Case {
@@ -192,10 +192,10 @@ const CASES: &[Case] = &[
         subject: |draw| Subject::Core(Role::Receiver, draw.a),
     },
     Case {
-        name: "steal 60 us, 1 %",
+        name: "steal 3 ms, 0.5 %",
         plan: PAIRS,
         detector: "stolen_time",
-        fault: |draw| format!("steal:{}:60000:0.01", draw.a),
+        fault: |draw| format!("steal:{}:3000000:0.005", draw.a),
         subject: |draw| Subject::Core(Role::Core, draw.a),
     },
     Case {
@@ -637,7 +637,7 @@ impl<'a> Bench<'a> {
         let mut limits = Vec::new();
         for samples in [1_000, 10_000] {
             let plan = format!(
-                "name = \"limit\"\ndefaults = {{ dither = 200, heartbeat = \"100us\", gap = \"20us\" }}\n\n[[phase]]\npattern = \"matrix\"\ncount = {samples}\n"
+                "name = \"limit\"\ndefaults = {{ dither = 100, heartbeat = \"1ms\", gap = \"50us\" }}\n\n[[phase]]\npattern = \"matrix\"\ncount = {samples}\n"
             );
             let Ok(plan) = self.folder.write(&format!("limit-{samples}.toml"), plan.as_bytes()) else { return limits };
             for (fault, detector, delay) in faults {

@@ -304,16 +304,20 @@ impl Detector for NotTaken {
     }
 }
 
+/// Receptions without a message, told as what most of a core's are: of those that come at any time some come shortly after
+/// another, and of those that come again some come late.
 fn receptions(evidence: &Evidence<'_>, detector: &'static str, duplicate: bool, what: &str) -> Vec<Suspect> {
-    let mut cores: BTreeMap<u16, u64> = BTreeMap::new();
-    for reception in evidence.ipis.receptions.iter().filter(|reception| reception.duplicate == duplicate) {
-        *cores.entry(reception.core).or_default() += 1;
+    let mut cores: BTreeMap<u16, [u64; 2]> = BTreeMap::new();
+    for reception in &evidence.ipis.receptions {
+        let [spurious, again] = cores.entry(reception.core).or_default();
+        *(if reception.duplicate { again } else { spurious }) += 1;
     }
-    let suspect = |(core, count): (u16, u64)| {
+    let suspect = |(core, [spurious, again]): (u16, [u64; 2])| {
+        let count = spurious + again;
         let text = format!("core {core} took {count} {} {what}", plural(count, "interrupt"));
-        Suspect::core(detector, Role::Receiver, core, text)
+        ((again > spurious) == duplicate).then(|| Suspect::core(detector, Role::Receiver, core, text))
     };
-    cores.into_iter().map(suspect).collect()
+    cores.into_iter().filter_map(suspect).collect()
 }
 
 /// Interrupts that nobody sent.
