@@ -15,7 +15,7 @@ use crate::console::line;
 use crate::ipi::{self, OFF, Waiting};
 use crate::percore::{Core, Shared};
 use crate::wait::{self, Stop};
-use crate::{arch, calls, clock, kinds, twins, watchdog};
+use crate::{arch, calls, clock, kinds, sweep, twins, watchdog};
 
 /// Loops nest this deep.
 const LOOP_DEPTH: usize = 4;
@@ -197,6 +197,17 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
             },
             op::DELIVERY => kinds::set_delivery(core, Delivery::from_code(word.a)),
             op::ROW => core.calls.row.set(word.c),
+            op::SWEEP_RANGE => {
+                core.sweep.set(sweep::Range { transition: word.a, first: word.d as i64, step: word.c });
+            }
+            op::SWEEP => match other(core, word.b) {
+                Some(target) => {
+                    if !sweep::send(core, target, word.a, word.d as u32, word.c)? {
+                        skip(core);
+                    }
+                }
+                None => skip(core),
+            },
             op::DITHER => core.dither.set(word.c),
             op::MARK => record(core, Kind::Mark, 0, word.c),
             op::AGAIN => {

@@ -424,6 +424,8 @@ pub struct Series {
     slot_index: u32,
     target: &'static Core,
     intid: u8,
+    /// A fault twin may touch them.
+    pub twins: bool,
 }
 
 impl Series {
@@ -445,7 +447,13 @@ impl Series {
             slot_index,
             target,
             intid,
+            twins: twins::concerns(core, target),
         }
+    }
+
+    /// Whether this message was answered, or given up.
+    pub fn is_answered(&self, number: u32) -> bool {
+        self.answered.load(Ordering::Acquire) == number
     }
 }
 
@@ -460,22 +468,27 @@ pub enum Waiting {
 
 /// Sends `count` messages to `target`, waiting for each answer or not.
 pub fn send_series(core: &'static Core, target: &'static Core, intid: u8, slot: u32, count: u32, waiting: Waiting) {
-    let shared = Shared::get();
     let series = Series::new(core, target, intid, slot, false);
+    send_prepared(core, &series, count, waiting, core.dither.get() != 0);
+}
+
+/// The same, with all that can be found before found. `dithered`: as DITHER says.
+#[inline(always)]
+pub fn send_prepared(core: &'static Core, series: &Series, count: u32, waiting: Waiting, dithered: bool) {
     let wait = waiting == Waiting::ForAnswer;
-    let dithered = wait && core.dither.get() != 0;
-    match (twins::concerns(core, target), wait, shared.mode) {
+    let dithered = wait && dithered;
+    match (series.twins, wait, Shared::get().mode) {
         // The twins' routine is their own; the others hold no trace of it.
-        (true, _, OFF) => run::<OFF, TWIN>(core, &series, count, wait),
-        (true, ..) => run::<BOUNDED, TWIN>(core, &series, count, wait),
-        (false, true, OFF) if dithered => run::<OFF, DITHERED>(core, &series, count, true),
-        (false, true, IPI) if dithered => run::<IPI, DITHERED>(core, &series, count, true),
-        (false, true, _) if dithered => run::<BOUNDED, DITHERED>(core, &series, count, true),
-        (false, true, IPI) => ping_traced(core, &series, count),
-        (false, true, OFF) => ping_untraced(core, &series, count),
-        (false, _, OFF) => run::<OFF, PLAIN>(core, &series, count, wait),
-        (false, _, IPI) => run::<IPI, PLAIN>(core, &series, count, wait),
-        (false, ..) => run::<BOUNDED, PLAIN>(core, &series, count, wait),
+        (true, _, OFF) => run::<OFF, TWIN>(core, series, count, wait, dithered),
+        (true, ..) => run::<BOUNDED, TWIN>(core, series, count, wait, dithered),
+        (false, true, OFF) if dithered => run::<OFF, DITHERED>(core, series, count, true, true),
+        (false, true, IPI) if dithered => run::<IPI, DITHERED>(core, series, count, true, true),
+        (false, true, _) if dithered => run::<BOUNDED, DITHERED>(core, series, count, true, true),
+        (false, true, IPI) => ping_traced(core, series, count),
+        (false, true, OFF) => ping_untraced(core, series, count),
+        (false, _, OFF) => run::<OFF, PLAIN>(core, series, count, wait, false),
+        (false, _, IPI) => run::<IPI, PLAIN>(core, series, count, wait, false),
+        (false, ..) => run::<BOUNDED, PLAIN>(core, series, count, wait, false),
     }
 }
 
@@ -491,9 +504,6 @@ const TWIN: u8 = 2;
 #[inline(never)]
 fn dither(core: &Core) {
     let most = u64::from(core.dither.get());
-    if most == 0 {
-        return;
-    }
     let mut state = core.random.get();
     let turns = (twins::draw(&mut state) >> 32) * (most + 1) >> 32;
     core.random.set(state);
@@ -504,16 +514,16 @@ fn dither(core: &Core) {
 
 #[inline(never)]
 fn ping_traced(core: &'static Core, series: &Series, count: u32) {
-    run::<IPI, PLAIN>(core, series, count, true);
+    run::<IPI, PLAIN>(core, series, count, true, false);
 }
 
 #[inline(never)]
 fn ping_untraced(core: &'static Core, series: &Series, count: u32) {
-    run::<OFF, PLAIN>(core, series, count, true);
+    run::<OFF, PLAIN>(core, series, count, true, false);
 }
 
 #[inline(always)]
-fn run<const MODE: u8, const WAY: u8>(core: &'static Core, series: &Series, count: u32, wait: bool) {
+fn run<const MODE: u8, const WAY: u8>(core: &'static Core, series: &Series, count: u32, wait: bool, dithered: bool) {
     let value = sgi::to_core(series.target.affinity, series.intid);
     let send_tail = Event {
         t: 0,
@@ -531,7 +541,7 @@ fn run<const MODE: u8, const WAY: u8>(core: &'static Core, series: &Series, coun
     let mut sent = unsafe { (*series.slot).sent };
     let goal = sent + u64::from(count);
     while sent != goal {
-        if WAY == DITHERED || WAY == TWIN && wait {
+        if WAY == DITHERED || WAY == TWIN && dithered {
             dither(core);
         }
         number = number.wrapping_add(1);

@@ -15,6 +15,7 @@
 //! | `sgi`, `ipi` | the measured path |
 //! | `calls`, `kinds`, `callbacks`, `unwind` | the call layer: call single queues, the eight IPI kinds, frames |
 //! | `wait`, `interpreter` | barriers, turns, postures; the plan's operations |
+//! | `sweep` | messages at a chosen distance from a receiver's transition |
 //! | `watch` | heartbeats and gaps: when the core was away |
 //! | `clock` | the counter and its self-test |
 //! | `exception`, `log` | faults and panics; defmt |
@@ -65,6 +66,8 @@ mod region;
 mod serial;
 #[cfg(target_os = "none")]
 mod sgi;
+#[cfg(target_os = "none")]
+mod sweep;
 #[cfg(target_os = "none")]
 mod target;
 #[cfg(target_os = "none")]

@@ -19,6 +19,7 @@ use trace_ring::writer::LaneWriter;
 use crate::arch::{read_register, write_register};
 use crate::clock::Exchange;
 use crate::machine::Conduit;
+use crate::sweep;
 use crate::twins::{self, Dice, Twins};
 use crate::watch::Watch;
 
@@ -149,8 +150,12 @@ pub struct Core {
     pub program_counter: AtomicU32,
     /// Whether it takes part: set by itself once its interrupts are on, in time.
     pub up: AtomicBool,
+    /// What its SWEEPs do.
+    pub sweep: Cell<sweep::Range>,
     /// Written by others, from here on.
     pub inbox: Inbox,
+    /// Where a sender's SWEEP and this receiver agree.
+    pub rendezvous: sweep::Rendezvous,
 }
 
 /// What the call layer keeps for a core. Queues and the two words behind them are written by others, the rest by this core.

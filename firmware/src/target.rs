@@ -26,7 +26,7 @@ use crate::region::Region;
 use crate::twins::{self, Dice, Twins};
 use crate::wait::{self, COMPARE, Stop};
 use crate::watch::Watch;
-use crate::{arch, calls, clock, fdt, gic, interpreter, ipi, kinds, psci, serial, watchdog};
+use crate::{arch, calls, clock, fdt, gic, interpreter, ipi, kinds, psci, serial, sweep, watchdog};
 use arch::read_register;
 
 core::arch::global_asm!(include_str!("boot.s"), options(raw));
@@ -619,6 +619,8 @@ fn make_core(
         standby: Cell::new(None),
         self_synchronised: Cell::new(false),
         dither: Cell::new(0),
+        sweep: Cell::new(sweep::Range::default()),
+        rendezvous: sweep::Rendezvous::default(),
         random: Cell::new(seed(plan.header.seed, id as u64)),
         program_counter: AtomicU32::new(0),
         up: AtomicBool::new(false),

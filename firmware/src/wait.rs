@@ -16,7 +16,7 @@ use trace_ring::record::{PEER_ALL, ReceiverState};
 use crate::arch::{self, write_register};
 use crate::percore::{Core, NOBODY, Shared};
 use crate::watch::{self, Looker};
-use crate::{gic, ipi, psci, twins, watchdog};
+use crate::{gic, ipi, psci, sweep, twins, watchdog};
 
 /// The run is to end: leave the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,9 @@ fn next(core: &Core) -> Option<u64> {
         core.watch.beat_at.get(),
         core.twin_memory.due(),
     ];
-    times.into_iter().filter(|at| *at != 0).min()
+    // 0 is none: one less is then the greatest.
+    let first = times.into_iter().fold(u64::MAX, |first, at| first.min(at.wrapping_sub(1)));
+    first.checked_add(1)
 }
 
 /// The `mask` twin: takes the measured SGIs off for its ticks, after an end of interrupt.
@@ -156,6 +158,12 @@ pub fn until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) -
             core.wait_until.set(deadline.min(watchdog::due()));
             rearm(core);
         }
+        if let Some(order) = sweep::wanted(core) {
+            looker = None;
+            core.watch.stop_looking();
+            sweep::receive(core, order, deadline);
+            continue;
+        }
         let posture = core.inbox.posture.load(Ordering::Acquire);
         core.inbox.posture_taken.store(posture, Ordering::Release);
         sit(core, posture, seen, &mut looker);
@@ -167,7 +175,9 @@ pub fn until(core: &'static Core, deadline: u64, condition: impl Fn() -> bool) -
     core.wait_until.set(0);
     core.watch.end_wait();
     disarm_timer(core);
-    rearm(core); // what goes on beside waits: a twin's time, a tick
+    if core.masked_until.get() | core.calls.tick_at.get() | core.twin_memory.due() != 0 {
+        rearm(core); // what goes on beside waits
+    }
     if outcome.is_ok() {
         crate::calls::say_running(core);
     }

@@ -93,12 +93,16 @@ impl Watch {
 
     /// A wait begins: from now on the timer may be judged, and a heartbeat is due in time. The timer is still to be armed.
     pub fn begin_wait(&self) {
-        let (heartbeat, gap) = (self.heartbeat.get(), self.gap.get());
-        if heartbeat | gap != 0 {
-            let now = arch::counter();
-            self.open_since.set(now);
-            self.beat_at.set(if heartbeat == 0 { 0 } else { now + heartbeat });
+        if self.heartbeat.get() | self.gap.get() != 0 {
+            self.begin_wait_at(arch::counter());
         }
+    }
+
+    /// The same from the time `at` on.
+    pub fn begin_wait_at(&self, at: u64) {
+        let heartbeat = self.heartbeat.get();
+        self.open_since.set(at);
+        self.beat_at.set(if heartbeat == 0 { 0 } else { at + heartbeat });
     }
 
     /// The wait is over.
