@@ -593,6 +593,16 @@ struct Receiver {
     empty: Vec<(u64, Option<u64>)>,
     /// Spans of time in each of which one empty acknowledge is legal.
     credits: Vec<(u64, u64)>,
+    /// How many of both make it worth explaining what can be: more where the last time little could.
+    most: usize,
+}
+
+impl Receiver {
+    /// Whether there are so many that what can be explained should be.
+    fn is_full(&self) -> bool {
+        let most = self.most.max(MOST_EVIDENCE);
+        self.empty.len() >= most || self.credits.len() / 4 >= most
+    }
 }
 
 /// What the records say of a slot.
@@ -903,9 +913,8 @@ impl Joiner {
                 };
                 let since = receiver.answered.and_then(|answered| event.t.checked_sub(answered));
                 receiver.empty.push((event.t, since));
-                if receiver.empty.len() >= MOST_EVIDENCE {
-                    let horizon = event.t.saturating_sub(self.timeout.saturating_mul(2));
-                    self.explain(core, event.intid, horizon);
+                if receiver.is_full() {
+                    self.explain_early(core, event.intid, event.t);
                 }
             }
             Kind::Probe => {
@@ -1364,10 +1373,13 @@ impl Joiner {
         let early = !timed || end.is_none_or(|end| answer.t < end);
         if early {
             let until = end.unwrap_or(answer.t).max(answer.t).saturating_add(self.timeout);
-            if let Some(receiver) = self.receiver(to, intid) {
+            let full = self.receiver(to, intid).is_some_and(|receiver| {
                 receiver.credits.push((start, until));
+                receiver.is_full()
+            });
+            if full {
+                self.explain_early(to, intid, answer.t);
             }
-            self.shed(to, intid);
         }
     }
 
@@ -1377,20 +1389,19 @@ impl Joiner {
         phase.and_then(|phase| self.alone.get(phase)).is_some_and(|alone| *alone)
     }
 
-    /// Keeps the list of credits short.
-    fn shed(&mut self, core: u16, intid: u8) {
+    /// Keeps the lists of a receiver short: explains what can be explained before the end.
+    #[cold]
+    fn explain_early(&mut self, core: u16, intid: u8, now: u64) {
+        // What an answer makes legal is known when it is settled: one that waits for a lane that comes later holds this up.
+        let flows = self.flows.iter().filter(|flow| (flow.to, flow.intid) == (core, intid));
+        let waiting = flows.flat_map(|flow| &flow.answers).map(|answer| answer.t.min(answer.sent())).min();
+        let horizon = now.saturating_sub(self.timeout.saturating_mul(4));
+        self.explain(core, intid, horizon.min(waiting.map_or(u64::MAX, |waiting| waiting.saturating_sub(1))));
         let Some(receiver) = self.receiver(core, intid) else { return };
-        if receiver.credits.len() < 4 * MOST_EVIDENCE {
-            return;
-        }
-        let newest = receiver.credits.iter().map(|credit| credit.0).max().unwrap_or(0);
-        let horizon = newest.saturating_sub(self.timeout.saturating_mul(4));
-        self.explain(core, intid, horizon);
-        if let Some(receiver) = self.receiver(core, intid)
-            && receiver.credits.len() >= 4 * MOST_EVIDENCE
-        {
+        receiver.most = (2 * receiver.empty.len()).max(receiver.credits.len() / 2);
+        if receiver.credits.len() > MOST_WAITING {
             // Still too many: the newest half explains what is still to come.
-            receiver.credits.drain(..2 * MOST_EVIDENCE);
+            receiver.credits.drain(..MOST_WAITING / 2);
         }
     }
 

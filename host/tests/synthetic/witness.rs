@@ -264,6 +264,28 @@ fn an_answer_before_its_message_proves_nothing_unless_others_follow() {
 }
 
 #[test]
+fn empty_acknowledges_wait_for_what_explains_them_however_many_they_are() {
+    let mut target = Simulator::standard(3);
+    target.watch(0, 0);
+    let (a, b) = (target.slot(1, 0), target.slot(2, 0));
+    let (step, rounds) = (target.compiled.meta.timeout_ns * HZ / 1_000_000_000 / 100, 66_000);
+    for _ in 0..rounds {
+        // The handler of the first answers the second, whose own interrupt finds nothing.
+        target.send(a, 2);
+        let entry = target.now + 10;
+        target.now += 14;
+        target.send(b, 2);
+        target.acknowledge(0, 0, entry);
+        target.acknowledge(0, 0, entry + 20);
+        target.now += step;
+    }
+    // The receiver's lane comes before those of its senders.
+    target.order = Order::Lanes;
+    let ipis = joined(&target);
+    assert_eq!((ipis.spurious, ipis.duplicate, ipis.totals.delivered), (0, 0, rounds));
+}
+
+#[test]
 fn a_time_stamp_before_the_one_before_it_is_a_step_back() {
     let mut target = Simulator::standard(3);
     target.run(20, quiet);
