@@ -1112,6 +1112,11 @@ impl Joiner {
     /// Whether all records came that can say what an answer answered.
     fn is_ready(&self, flow: usize, answer: &Answer) -> bool {
         let Some(known) = self.flows.get(flow) else { return true };
+        // More messages than its record can say: those that no answer before it took.
+        let open = !answer.retirement && answer.extra == u8::MAX;
+        if open && known.answers.front().is_some_and(|first| after(answer.msg, first.msg)) {
+            return false;
+        }
         let own = known.own(answer, false);
         let alone = !answer.retirement && answer.extra == 0;
         let found = match own {

@@ -133,6 +133,30 @@ fn messages_that_share_an_acknowledge_are_coalesced_and_not_lost() {
 }
 
 #[test]
+fn answers_to_more_messages_than_a_record_can_say_are_settled_in_turn() {
+    let mut target = Simulator::standard(3);
+    target.run(20, quiet);
+    let slot = target.slot(1, 0);
+    let first = target.lanes[LANES_PER_CORE].len();
+    for _ in 0..2 {
+        for _ in 0..300 {
+            target.send(slot, 2);
+            target.now += 3;
+        }
+        target.acknowledge(0, 0, target.now);
+        target.now += 10;
+    }
+    // The message that the first of the answers names is not in the records.
+    target.lapped.insert(LANES_PER_CORE, (first + 299, first + 300));
+    for order in [simulator::Order::Pieces, simulator::Order::Lanes, simulator::Order::Backwards] {
+        target.order = order;
+        let report = target.report();
+        sum_holds(&report);
+        assert_eq!((report.ipis.duplicate, report.verdict), (0, Verdict::Clean), "{order:?}: {:?}", report.suspects);
+    }
+}
+
+#[test]
 fn records_alone_give_the_same_outcomes_as_the_counters() {
     let mut target = storm();
     let slot = target.slot(3, 1);
