@@ -373,6 +373,13 @@ fn explains(evidence: &Evidence<'_>, cause: &Suspect, symptom: &Suspect) -> bool
             matches!(cause.detector, "late" | "tail" | "slow_wake" | "stolen_time" | "clock" | "stuck_core")
                 && general()
         }
+        // An IPI that comes while its core is busy with an interrupt too many is late; more of them than of those have another cause.
+        "late" | "tail" | "slow_wake" if matches!(cause.detector, "spurious" | "duplicate") => {
+            let late = evidence.latencies().late(&evidence.ipis.slots, std::iter::once(symptom));
+            let strays = outcomes::strays(evidence);
+            let strays = cause.core.and_then(|core| strays.get(&core)).map_or(0, |(spurious, twice)| spurious + twice);
+            symptom.detector == "tail" && general() && late <= 2 * strays
+        }
         // What time was taken from is excused; what else is late on that core is so because some of it was not seen.
         "late" | "tail" | "slow_wake" | "recovery" if cause.detector == "stolen_time" => {
             general() && (symptom.detector == "tail" || cause.core.is_some_and(|core| stolen::mostly(evidence, core)))
@@ -564,6 +571,31 @@ mod tests {
         let found = scene.detect();
         assert_eq!(found.suspects.len(), 1, "{found:?}");
         assert_eq!(found.suspects[0].subject(), "the target");
+    }
+
+    #[test]
+    fn a_cores_strays_are_one_finding_and_explain_as_many_late_ones() {
+        let late = |at: u64| at % 100 == 7;
+        let mut scene = Scene::new(4)
+            .phase("wfi", Wfi, |_, to| (0..1000).map(|at| if to == 2 && late(at) { 100 } else { 10 }).collect());
+        let stray = |duplicate: bool| Reception { core: 2, intid: 0, t: 200, duplicate };
+        assert_eq!(detectors_of(&scene.detect().suspects), ["tail"]);
+        scene.ipis.receptions = [vec![stray(true); 13], vec![stray(false)]].concat();
+        let found = scene.detect();
+        assert_eq!(detectors_of(&found.suspects), ["duplicate", "tail"], "thirty late ones have another cause");
+        assert!(
+            found.suspects[0].evidence.ends_with("and 1 that no message explains"),
+            "{}",
+            found.suspects[0].evidence
+        );
+        scene.ipis.receptions = [vec![stray(true); 2], vec![stray(false); 28]].concat();
+        let found = scene.detect();
+        assert_eq!(detectors_of(&found.suspects), ["spurious"]);
+        assert!(
+            found.suspects[0].evidence.ends_with("and 2 shortly after an answer"),
+            "{}",
+            found.suspects[0].evidence
+        );
     }
 
     #[test]

@@ -900,4 +900,107 @@ mod tests {
             assert!((upper_tail(z) / expected - 1.0).abs() < 0.05, "{z}: {}", upper_tail(z));
         }
     }
+
+    #[test]
+    fn factorials_are_exact_to_ten_digits() {
+        let mut sum = 0.0;
+        for n in 1..300_u64 {
+            sum += (n as f64).ln();
+            assert!((ln_factorial(n) - sum).abs() < 1e-10 * sum.max(1.0), "{n}");
+        }
+        assert_eq!(ln_factorial(0), 0.0);
+    }
+
+    /// Fisher's test, term by term.
+    fn more_often(late: u64, n: u64, others_late: u64, others: u64) -> f64 {
+        let choose = |n: u64, k: u64| (0..k).map(|at| (n - at) as f64 / (at + 1) as f64).product::<f64>();
+        let (all, all_late) = (n + others, late + others_late);
+        let term = |k: u64| {
+            if all - all_late < n - k {
+                0.0
+            } else {
+                choose(all_late, k) * choose(all - all_late, n - k) / choose(all, n)
+            }
+        };
+        (late..=n.min(all_late)).map(term).sum()
+    }
+
+    #[test]
+    fn the_chance_of_late_ones_is_never_understated_and_close_where_it_matters() {
+        for n in [1, 5, 8, 20] {
+            for others in [8, 40] {
+                for late in 0..=n {
+                    for others_late in [0, 1, 4, 8] {
+                        let (bound, truth) = (
+                            ln_more_often(late, n, others_late, others).exp(),
+                            more_often(late, n, others_late, others),
+                        );
+                        assert!(
+                            bound >= truth * (1.0 - 1e-9),
+                            "{late} of {n}, {others_late} of {others}: {bound} {truth}"
+                        );
+                        assert!(
+                            truth > 0.01 || bound <= 1.5 * truth,
+                            "{late} of {n}, {others_late} of {others}: {bound} {truth}"
+                        );
+                    }
+                }
+            }
+        }
+        // Beyond what a float can hold.
+        assert!(ln_more_often(100_000, 100_000, 0, 10_000_000) < -400_000.0);
+    }
+
+    #[test]
+    fn a_rare_event_that_happens_often_is_improbable() {
+        for (count, mean, truth) in [(1, 0.1_f64, 0.095_163), (3, 0.5, 0.014_388), (10, 2.0, 4.65e-5)] {
+            let bound = ln_at_least(count, mean).exp();
+            assert!(bound >= truth * 0.999 && bound < 1.1 * truth, "{count} {mean}: {bound}");
+        }
+        assert_eq!((ln_at_least(0, 3.0), ln_at_least(3, 3.0)), (0.0, 0.0));
+        assert_eq!(ln_at_least(1, 0.0), f64::NEG_INFINITY);
+    }
+
+    #[test]
+    fn the_share_of_false_ones_is_that_of_benjamini_and_hochberg() {
+        let shares = false_shares(&[0.03_f64, 0.001, 0.01].map(f64::ln), 10);
+        for (share, expected) in shares.iter().zip([0.1, 0.01, 0.05]) {
+            assert!((share - expected).abs() < 1e-12, "{shares:?}");
+        }
+        // A weaker one that is one of many makes the stronger no weaker than itself.
+        let shares = false_shares(&[0.02_f64, 0.019].map(f64::ln), 2);
+        assert!(shares.iter().all(|share| (share - 0.02).abs() < 1e-12), "{shares:?}");
+        assert_eq!(false_shares(&[], 5), [0.0; 0]);
+    }
+
+    #[test]
+    fn what_a_histogram_or_extremes_say_of_counts_bounds_the_truth() {
+        for seed in 1..40_u64 {
+            let values: Vec<u64> = (0..50).map(|at| 5 + (at * seed * seed * 7919) % (10 * seed * seed)).collect();
+            let truth = Figures::of_samples(samples(values.iter().copied(), 100));
+            let (min, max) = (*values.iter().min().unwrap(), *values.iter().max().unwrap());
+            let (sum, timed) = (values.iter().sum(), values.len() as u64);
+            let mut counts = vec![0_u32; histogram::STRIDE].into_boxed_slice();
+            values.iter().for_each(|value| counts[histogram::bucket(*value)] += 1);
+            let buckets = Figures::Buckets { counts, min, max, sum, timed };
+            let extremes = Figures::Extremes { min, max, sum, timed };
+            for figures in [&buckets, &extremes] {
+                assert_eq!(figures.len(), 50);
+                for ticks in [min - 1, min, min + 1, (min + max) / 2, max - 1, max] {
+                    let (surely, exactly, maybe) =
+                        (figures.above(ticks), truth.above(ticks), figures.above_at_most(ticks));
+                    assert!(
+                        surely <= exactly && exactly <= maybe && maybe <= 50,
+                        "{ticks}: {surely} {exactly} {maybe}"
+                    );
+                }
+                for share in [0.1, 0.5, 0.9, 0.99, 1.0] {
+                    let (most, exactly) = (figures.quantile(share).unwrap(), truth.quantile(share).unwrap());
+                    assert!(most >= exactly && most <= max, "{share}: {most} {exactly}");
+                }
+            }
+            assert_eq!(truth.quantile(1.0), Some(max));
+        }
+        assert_eq!(Figures::None.quantile(0.5), None);
+    }
 }

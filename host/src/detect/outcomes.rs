@@ -304,20 +304,36 @@ impl Detector for NotTaken {
     }
 }
 
-/// Receptions without a message, told as what most of a core's are: of those that come at any time some come shortly after
-/// another, and of those that come again some come late.
-fn receptions(evidence: &Evidence<'_>, detector: &'static str, duplicate: bool, what: &str) -> Vec<Suspect> {
-    let mut cores: BTreeMap<u16, [u64; 2]> = BTreeMap::new();
+/// Receptions without a message, by core: the spurious ones, and those that came twice.
+pub(super) fn strays(evidence: &Evidence<'_>) -> BTreeMap<u16, (u64, u64)> {
+    let mut cores: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
     for reception in &evidence.ipis.receptions {
-        let [spurious, again] = cores.entry(reception.core).or_default();
-        *(if reception.duplicate { again } else { spurious }) += 1;
+        let (spurious, twice) = cores.entry(reception.core).or_default();
+        *(if reception.duplicate { twice } else { spurious }) += 1;
     }
-    let suspect = |(core, [spurious, again]): (u16, [u64; 2])| {
-        let count = spurious + again;
-        let text = format!("core {core} took {count} {} {what}", plural(count, "interrupt"));
-        ((again > spurious) == duplicate).then(|| Suspect::core(detector, Role::Receiver, core, text))
+    cores
+}
+
+/// A core's strays are one finding, named as most of them are: one that nobody sent may come shortly after an answer by chance.
+fn receptions(evidence: &Evidence<'_>, detector: &'static str, duplicate: bool) -> Vec<Suspect> {
+    let told = |(core, (spurious, twice)): (u16, (u64, u64))| {
+        if (twice > spurious) != duplicate {
+            return None;
+        }
+        let (count, other) = if duplicate { (twice, spurious) } else { (spurious, twice) };
+        let interrupts = plural(count, "interrupt");
+        let mut text = if duplicate {
+            format!("core {core} took {count} {interrupts} again, shortly after the one that answered the message")
+        } else {
+            format!("core {core} took {count} {interrupts} that no message explains")
+        };
+        if other > 0 {
+            let where_from = if duplicate { "that no message explains" } else { "shortly after an answer" };
+            text += &format!(", and {other} {where_from}");
+        }
+        Some(Suspect::core(detector, Role::Receiver, core, text))
     };
-    cores.into_iter().filter_map(suspect).collect()
+    strays(evidence).into_iter().filter_map(told).collect()
 }
 
 /// Interrupts that nobody sent.
@@ -333,7 +349,7 @@ impl Detector for Spurious {
     }
 
     fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        receptions(evidence, self.name(), false, "that no message explains")
+        receptions(evidence, self.name(), false)
     }
 }
 
@@ -350,7 +366,7 @@ impl Detector for Duplicate {
     }
 
     fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
-        receptions(evidence, self.name(), true, "again, shortly after the one that answered the message")
+        receptions(evidence, self.name(), true)
     }
 }
 
