@@ -385,9 +385,6 @@ fn explains(evidence: &Evidence<'_>, cause: &Suspect, symptom: &Suspect) -> bool
             general() && (symptom.detector == "tail" || cause.core.is_some_and(|core| stolen::mostly(evidence, core)))
         }
         // An interrupt that nobody sent keeps its core from the one that somebody did.
-        "late" | "tail" | "slow_wake" if matches!(cause.detector, "spurious" | "duplicate") => {
-            symptom.role == Role::Receiver && general()
-        }
         "recovery" | "not_taken" | "late" | "tail" | "slow_wake" | "race" | "call_wait" => general(),
         _ => false,
     }
