@@ -23,7 +23,7 @@ use self::statistics::{Rank, benjamini_hochberg, rank};
 use crate::capture::{CaptureError, VerdictScope};
 use crate::correlate::Counts;
 use crate::detect::{Verdict, duration};
-use crate::error::{Explain, exit};
+use crate::error::{Explain, Failure, exit};
 use crate::stats::distribution::Distribution;
 
 pub use self::fold::Line;
@@ -330,6 +330,16 @@ impl Explain for CompareError {
     }
 }
 
+/// What `--json` writes where captures could not be compared.
+pub fn error_json(failure: &Failure) -> serde_json::Value {
+    let Failure { kind, message, next_step, .. } = failure;
+    serde_json::json!({
+        "schema": SCHEMA,
+        "verdict": Finding::NotComparable,
+        "error": { "kind": kind, "message": message, "next_step": next_step },
+    })
+}
+
 /// Makes a limits file from golden captures: its text.
 pub fn make_limits(request: &LimitsRequest) -> Result<String, CompareError> {
     let goldens = open(&request.captures, request.force)?;
@@ -411,7 +421,9 @@ impl<'a> Comparing<'a> {
             );
             let (a, b) = (&first.info, &candidate.info);
             if a.firmware_build_id != b.firmware_build_id {
-                notes.push(format!("the firmware differs: build {} and {}", a.firmware_build_id, b.firmware_build_id));
+                let short = |id: &str| id.chars().take(12).collect::<String>();
+                let (a, b) = (short(&a.firmware_build_id), short(&b.firmware_build_id));
+                notes.push(format!("the firmware differs: build {a} and {b}"));
             }
         }
         if goldens.len() == 1 && scope != VerdictScope::Instructions {
@@ -444,9 +456,10 @@ impl<'a> Comparing<'a> {
         let changes = std::mem::take(&mut self.changes);
         let (mut changes, mut advisories): (Vec<Change>, Vec<Change>) =
             changes.into_iter().partition(|change| change.judged);
-        let size = |change: &Change| match change.unit {
-            // What is lost comes before what is late.
-            "ns" => (change.b - change.a).abs() / change.a.abs().max(self.floors.ns),
+        // What is lost comes before what is late; then what grew the most for what it was.
+        let size = |change: &Change| match (change.unit, change.figure.as_str()) {
+            ("ns", _) => (change.b - change.a).abs() / change.a.abs().max(self.floors.ns),
+            (_, "tail" | "coalesced") => (change.b - change.a).abs() / change.a.max(0.01),
             _ => f64::MAX,
         };
         changes.sort_by(|a, b| size(b).total_cmp(&size(a)));
@@ -626,7 +639,7 @@ impl<'a> Comparing<'a> {
             for cause in rates(&list, self.floors, hard) {
                 // How many merge, and how many have no known end, is the host's doing on an emulator.
                 let judged = hard || !self.is_live();
-                let (a, b) = (cause.a.0 as f64 / cause.a.1.max(1) as f64, cause.b.0 as f64 / cause.b.1.max(1) as f64);
+                let (a, b) = (fold::share(cause.a), fold::share(cause.b));
                 let evidence = format!(
                     "{name}: {} of {} IPIs in A, {} of {} in B (exact test: p = {})",
                     cause.a.0,
@@ -745,33 +758,29 @@ impl<'a> Comparing<'a> {
     fn tails(&mut self, matched: &[Matched]) {
         let shifted: BTreeSet<Line> =
             self.changes.iter().filter(|change| change.figure == "median").map(|change| change.subject).collect();
-        let mut found: BTreeMap<Line, (Vec<String>, fold::Rate, (f64, f64))> = BTreeMap::new();
+        let mut found: BTreeMap<Line, (Vec<String>, fold::Rate)> = BTreeMap::new();
         for ((phase, ..), pairs) in self.groups(matched) {
             let mut list = Vec::new();
-            let mut tail = (0.0, 0.0);
             for pair in &pairs {
                 let key = &pair.key;
                 let holds = |line: &Line| line.holds(key.from, key.to);
-                let (Some((_, a)), Some((_, b))) = (pair.a.quantile(0.99), pair.b.quantile(0.99)) else { continue };
                 // A shifted middle takes its tail along.
-                if shifted.iter().any(holds) {
-                    continue;
-                }
-                let threshold = a as f64 + self.floors.ticks.max(self.floors.share * a as f64);
-                let above = |all: &Distribution| all.above(threshold as u64).0;
-                list.push(((key.from, key.to), (above(&pair.a), pair.a.len()), (above(&pair.b), pair.b.len())));
-                tail = (f64::max(tail.0, a as f64), f64::max(tail.1, b as f64));
+                let usual = pair.a.quantile(0.99).filter(|_| !shifted.iter().any(holds));
+                let Some((_, usual)) = usual else { continue };
+                let threshold = usual as f64 + self.floors.ticks.max(self.floors.share * usual as f64);
+                let above = |all: &Distribution| (all.above(threshold as u64).0, all.len());
+                list.push(((key.from, key.to), above(&pair.a), above(&pair.b)));
             }
             let floors = Floors { rate: 0.001, share: 2.0, ..self.floors };
             for cause in rates(&list, floors, false) {
-                let entry = found.entry(cause.line).or_insert_with(|| (Vec::new(), cause, tail));
+                let entry = found.entry(cause.line).or_insert_with(|| (Vec::new(), cause));
                 entry.0.push(phase.clone());
                 if cause.p < entry.1.p {
-                    (entry.1, entry.2) = (cause, tail);
+                    entry.1 = cause;
                 }
             }
         }
-        for (line, (mut phases, cause, tail)) in found {
+        for (line, (mut phases, cause)) in found {
             phases.dedup();
             let evidence = format!(
                 "tail: {} of {} latencies beyond A's 99th percentile and the floor in A, {} of {} in B (exact test: p = {}), in {}",
@@ -788,9 +797,9 @@ impl<'a> Comparing<'a> {
                 figure: "tail".into(),
                 phases,
                 pairs: cause.pairs,
-                a: tail.0 * self.tick_ns,
-                b: tail.1 * self.tick_ns,
-                unit: "ns",
+                a: fold::share(cause.a),
+                b: fold::share(cause.b),
+                unit: "share",
                 cliffs_delta: None,
                 q_value: Some(cause.q),
                 judged: !self.is_live(),

@@ -76,7 +76,13 @@ fn execute(verb: &Verb) -> Result<u8, Failure> {
         }
         Verb::Serial(arguments) => or_json(serial(arguments), &arguments.showing),
         Verb::Report(arguments) => or_json(report(arguments), &arguments.showing),
-        Verb::Compare(arguments) => comparison(arguments),
+        Verb::Compare(arguments) => {
+            let result = comparison(arguments);
+            if let (Err(failure), Some(file)) = (&result, &arguments.json) {
+                write_json(file, &compare::error_json(failure))?;
+            }
+            result
+        }
         Verb::Inspect(arguments) => look(arguments),
         Verb::Export(arguments) => export(arguments),
         Verb::Plans { name: None } => {

@@ -92,17 +92,23 @@ pub(super) fn shifts(list: &[Shifted], floors: Floors) -> Vec<Cause> {
         // How much the same change differs among like pairs: what one pair shows beyond that is its own.
         let mut all: Vec<f64> = rest.iter().map(|pair| pair.shift).collect();
         let spread = if all.len() >= 4 { robust(&mut all, 0.0).map_or(0.0, |(_, spread)| spread) } else { 0.0 };
+        let floor = |pair: &Shifted| floors.ticks.max(floors.share * pair.usual);
         let is_outside = |pair: &Shifted| {
-            let floor = floors.ticks.max(floors.share * pair.usual).max(floors.spreads * spread);
-            pair.q <= floors.false_share && pair.shift.abs() >= floor
+            pair.q <= floors.false_share && pair.shift.abs() >= floor(pair).max(floors.spreads * spread)
         };
         let largest = |a: &&Shifted, b: &&Shifted| a.shift.abs().total_cmp(&b.shift.abs());
         let Some(worst) = rest.iter().filter(|pair| is_outside(pair)).max_by(largest).copied() else { break };
-        let slower = worst.shift > 0.0;
-        let same = rest.iter().filter(|pair| is_outside(pair) && (pair.shift > 0.0) == slower);
+        // Who has half of what the worst has, and more than the floors, has the same: the spread sets one pair apart, and a line
+        // of several needs it once.
+        let same = rest.iter().filter(|pair| {
+            let half = pair.shift.abs() >= worst.shift.abs() / 2.0 && pair.shift.abs() >= floor(pair);
+            half && pair.q <= floors.false_share && (pair.shift > 0.0) == (worst.shift > 0.0)
+        });
         let outside: BTreeSet<(u16, u16)> = same.map(|pair| (pair.from, pair.to)).collect();
         let measured: Vec<(u16, u16)> = rest.iter().map(|pair| (pair.from, pair.to)).collect();
-        let line = whole(&measured, &outside).unwrap_or(Line::Pair(worst.from, worst.to));
+        let line = whole(&measured, &outside)
+            .filter(|line| line.holds(worst.from, worst.to))
+            .unwrap_or(Line::Pair(worst.from, worst.to));
         if causes.iter().any(|cause| cause.line == line) {
             break;
         }
@@ -177,7 +183,8 @@ impl Rate {
     }
 }
 
-fn share((hits, all): (u64, u64)) -> f64 {
+/// So many of so many.
+pub(super) fn share((hits, all): (u64, u64)) -> f64 {
     hits as f64 / all.max(1) as f64
 }
 
@@ -291,6 +298,16 @@ mod tests {
             .map(|cause| (cause.line, cause.effect))
             .collect();
         assert_eq!(found, [(Line::Sender(5), 90.0), (Line::Sender(6), -60.0)]);
+    }
+
+    #[test]
+    fn a_line_of_pairs_need_not_stand_out_one_by_one() {
+        // Pairs differ by up to 9 from run to run; those of receiver 2 by 45 to 60 more.
+        let shift = |from: u16, to: u16| {
+            let own = f64::from((from * 5 + to * 3) % 7) * 3.0 - 9.0;
+            own + if to == 2 { 45.0 + f64::from(from) * 5.0 } else { 0.0 }
+        };
+        assert_eq!(lines(&matrix(4, shift)), [Line::Receiver(2)]);
     }
 
     #[test]
