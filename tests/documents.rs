@@ -30,6 +30,8 @@ fn files_that_the_pages_name_exist() {
         "docs/call-layer.md",
         "docs/inspect.md",
         "docs/truth.md",
+        "docs/limits.md",
+        "docs/compare.md",
     ];
     for name in pages {
         let text = page(name);
@@ -119,7 +121,7 @@ fn the_readme_shows_what_a_run_prints() {
 
 #[test]
 fn help_of_every_verb_shows_an_example() {
-    let verbs = ["qemu", "report", "plans", "boards", "doctor", "export", "inspect"];
+    let verbs = ["qemu", "report", "plans", "boards", "doctor", "export", "inspect", "compare"];
     for verb in verbs {
         let (code, stdout, stderr) = system_tests::run(&root(), &[verb, "--help"]);
         assert_eq!(code, 0, "{stderr}");
@@ -140,4 +142,86 @@ fn the_example_of_the_plans_page_runs() {
     let run = qemu(&["--deterministic", "--plan", file.to_str().expect("a path")]);
     run.expect(0, "clean");
     assert_eq!(run.text("/plan/name"), "mine");
+}
+
+#[test]
+fn the_limits_of_the_limits_page_are_limits() {
+    let text = page("docs/limits.md");
+    let examples: Vec<&str> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!examples.is_empty(), "there is an example");
+    for example in examples {
+        let limits = host::limits::Limits::parse(std::path::Path::new("example.toml"), example.into());
+        limits.unwrap_or_else(|error| panic!("{error}\n{example}"));
+    }
+    // Every bound and selector that a rule may have stands in the page.
+    for word in [
+        "p50",
+        "p90",
+        "p99",
+        "p999",
+        "max",
+        "mean",
+        "wake_up",
+        "lost",
+        "unknown",
+        "misrouted",
+        "coalesced",
+        "duplicate",
+        "spurious",
+        "cores_up",
+        "skew",
+        "min_samples",
+        "kind",
+        "state",
+        "phase",
+        "distance",
+        "from",
+        "to",
+        "stage",
+        "timed",
+        "per",
+        "machine",
+        "board",
+        "cores",
+        "midr",
+        "scope",
+        "plan",
+    ] {
+        assert!(text.contains(&format!("`{word}`")), "docs/limits.md says what `{word}` is");
+    }
+}
+
+#[test]
+fn the_page_of_compare_shows_what_it_says_of_a_late_receiver() {
+    if !can_run() {
+        return;
+    }
+    let text = page("docs/compare.md");
+    let golden = qemu(&["--deterministic", "--plan", "matrix"]);
+    let again = qemu(&["--deterministic", "--plan", "matrix"]);
+    let late = qemu(&["--deterministic", "--plan", "matrix", "--inject", "late:2:5000"]);
+    let file = |run: &system_tests::Run| run.capture.to_str().expect("a path").to_owned();
+    let (golden, again, late) = (file(&golden), file(&again), file(&late));
+    let verdict = |captures: [&str; 2], code: i32| {
+        let (got, stdout, stderr) = system_tests::run(&root(), &["compare", captures[0], captures[1]]);
+        assert_eq!(got, code, "{stdout}\n{stderr}");
+        stdout.lines().last().unwrap_or_default().to_owned()
+    };
+    for (line, begins) in [
+        (verdict([&golden, &again], 0), "Verdict: no difference: "),
+        (verdict([&golden, &late], 1), "Verdict: differs: receiver 2: median longer by "),
+    ] {
+        assert!(line.starts_with(begins), "{line}");
+        assert!(text.contains(begins), "docs/compare.md shows `{begins}`");
+    }
+    // And limits made of the golden one hold for it, and not for the other.
+    let folder = tempfile::tempdir().expect("a folder");
+    let limits = folder.path().join("made.toml");
+    let limits = limits.to_str().expect("a path");
+    let made = system_tests::run(&root(), &["compare", "--make-limits", &golden, &again, "--out", limits]);
+    assert_eq!(made.0, 0, "{}", made.2);
+    for (capture, code) in [(&golden, 0), (&again, 0), (&late, 1)] {
+        let (got, stdout, stderr) = system_tests::run(&root(), &["report", capture, "--limits", limits]);
+        assert_eq!(got, code, "{stdout}\n{stderr}");
+    }
 }

@@ -91,6 +91,49 @@ fn what_is_no_capture_is_refused() {
 }
 
 #[test]
+fn limits_that_can_t_be_held_are_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("board.toml");
+    let path = file.to_str().expect("a path");
+    for (text, words) in [
+        ("", &["board.toml", "no rule", "--make-limits"][..]),
+        ("name = \"x\"\n[[limit]]\nkind = \"sgi0\"\n", &["line 2", "bounds nothing"]),
+        ("[[limit]]\nname = \"tail\"\np50 = \"2us\"\np99 = \"1us\"\n", &["line 1", "`tail`", "p50", "p99"]),
+        ("[[limit]]\nlost = -1\n", &["line 2", "-1"]),
+        ("[[limit]]\nstate = \"asleep\"\nlost = 0\n", &["asleep", "wfi"]),
+        ("[target]\nboard = \"rock-5b\"\n[[limit]]\nlost = 0\n", &["rock-5b", "virt", "not for this target"]),
+        ("[target]\nplan = \"matrix\"\n[[limit]]\nlost = 0\n", &["matrix", "standard"]),
+    ] {
+        std::fs::write(&file, text).expect("limits");
+        refused(&["qemu", "--limits", path], 3, words);
+    }
+    refused(&["qemu", "--limits", "no-such.toml"], 3, &["no-such.toml"]);
+    refused(&["report", "no-such-file.mcap", "--limits", "no-such.toml"], 3, &["no-such.toml"]);
+    // A lab's CI sees why, too.
+    let (code, _, stderr) =
+        run(folder.path(), &["qemu", "--limits", "no-such.toml", "--junit", "out.xml", "--json", "out.json"]);
+    assert_eq!(code, 3, "{stderr}");
+    let xml = std::fs::read_to_string(folder.path().join("out.xml")).expect("JUnit XML");
+    assert!(xml.contains("errors=\"1\"") && xml.contains("no-such.toml"), "{xml}");
+    let json = std::fs::read_to_string(folder.path().join("out.json")).expect("a report");
+    assert!(json.contains("no-such.toml"), "{json}");
+}
+
+#[test]
+fn what_can_t_be_compared_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("text.mcap");
+    std::fs::write(&file, b"hello, this is no capture").expect("a file");
+    let path = file.to_str().expect("a path");
+    refused(&["compare"], 3, &["CAPTURE"]);
+    refused(&["compare", path], 3, &["nothing to compare", "ipiscope compare A B"]);
+    refused(&["compare", path, path], 3, &["text.mcap"]);
+    refused(&["compare", "--make-limits", path], 3, &["text.mcap"]);
+    refused(&["compare", "--make-limits", "--margin", "much", path], 3, &["much", "25%"]);
+    refused(&["compare", "--margin", "5%", path, path], 3, &["--make-limits"]);
+}
+
+#[test]
 fn a_firmware_that_is_none_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("image");

@@ -721,9 +721,11 @@ impl<'a> Comparing<'a> {
             let mut phases: Vec<String> = causes.iter().map(|(phase, _)| phase.clone()).collect();
             phases.sort();
             phases.dedup();
-            // On a live emulator the host makes pairs and whole runs slow, but hardly ever one core's best.
+            // On a live emulator the host makes pairs slow, and whole runs. A sender's turn is one piece of time, and the host's
+            // moods come and go with it. A receiver's pairs are spread over the phase: late in all of them, and at its best, too,
+            // is the core.
             let judged = !self.is_live()
-                || (matches!(line, Line::Receiver(_) | Line::Sender(_))
+                || (matches!(line, Line::Receiver(_))
                     && figure == "median"
                     && causes.iter().all(|(_, cause)| cause.at_best));
             let (a, b) = (worst.usual * self.tick_ns, (worst.usual + worst.effect) * self.tick_ns);

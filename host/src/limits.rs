@@ -20,6 +20,8 @@ use crate::correlate::stages::Stage;
 use crate::error::{Explain, exit};
 use crate::plan::CoreList;
 
+#[cfg(test)]
+pub(crate) use file::length;
 pub use judge::{BoundReport, LimitsReport, Outcome, RuleReport, Subject, Unit};
 pub(crate) use judge::{judge, show};
 

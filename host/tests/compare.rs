@@ -140,9 +140,11 @@ fn on_an_emulator_pairs_and_whole_runs_are_advice_and_a_core_at_its_best_is_not(
     };
     let golden = live(silicon(4, 120, noise(1)));
     type Delay = fn(u16, u16, u64) -> u64;
-    let delays: [(Line, bool, Delay); 4] = [
+    let delays: [(Line, bool, Delay); 5] = [
         (Line::Receiver(2), true, |_, to, _| if to == 2 { 5000 } else { 0 }),
         (Line::All, false, |_, _, _| 5000),
+        // A sender's turn is one piece of time.
+        (Line::Sender(1), false, |from, _, _| if from == 1 { 5000 } else { 0 }),
         (Line::Pair(0, 1), false, |from, to, _| if (from, to) == (0, 1) { 5000 } else { 0 }),
         // A core that its host often keeps away: late in the middle, and as fast as ever at its best.
         (Line::Receiver(2), false, |_, to, round| if to == 2 && round % 3 > 0 { 5000 } else { 0 }),

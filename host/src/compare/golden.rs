@@ -182,7 +182,7 @@ fn rule(text: &mut String, goldens: &[Side], group: &Group, margin: f64, timed: 
             // At least two ticks of room: a figure that is no longer than that has no margin of its own.
             let limit =
                 rounded((measured * (1.0 + margin)).max(measured + 2.0 * tick_ns * f64::from(u8::from(margin > 0.0))));
-            lines.push(format!("{key} = \"{limit}ns\" # {}, {}", duration(measured, tick_ns), worst.place));
+            lines.push(format!("{key} = \"{limit}\" # {}, {}", duration(measured, tick_ns), worst.place));
         };
         for (key, _, least) in PERCENTILES {
             if let Some(worst) = table.worst.get(key).filter(|_| table.least >= least && !told.contains(key)) {
@@ -223,14 +223,19 @@ fn rule(text: &mut String, goldens: &[Side], group: &Group, margin: f64, timed: 
     rules
 }
 
-/// A limit with four digits at most, none below a hundredth, rounded up.
+/// A limit for the file: at least four digits, rounded up, none below a hundredth of a nanosecond.
 fn rounded(ns: f64) -> String {
-    let digits = ns.max(1e-2).log10().floor() as i32;
-    let scale = 10_f64.powi((digits - 3).max(-2));
+    let (scale, unit) = match ns {
+        ns if ns >= 1e7 => (1e6, "ms"),
+        ns if ns >= 1e4 => (1e3, "us"),
+        _ => (1.0, "ns"),
+    };
+    let value = ns / scale;
+    let places = (3 - value.max(1e-2).log10().floor() as i32).clamp(0, 2);
+    let step = 10_f64.powi(-places);
     // The last bit of the division must not make it a step more.
-    let value = (ns / scale - 1e-6).ceil() * scale;
-    let places = if scale < 1.0 { (-scale.log10()).round() as usize } else { 0 };
-    format!("{value:.places$}")
+    let value = (value / step - 1e-6).ceil() * step;
+    format!("{value:.*}{unit}", places as usize)
 }
 
 #[cfg(test)]
@@ -240,15 +245,16 @@ mod tests {
     #[test]
     fn limits_are_rounded_up_and_never_down() {
         for (ns, text) in [
-            (160.0, "160.0"),
-            (1234.56, "1235"),
-            (12_341.0, "12350"),
-            (0.5, "0.50"),
-            (41.6667, "41.67"),
-            (1e9, "1000000000"),
+            (160.0, "160.0ns"),
+            (1234.56, "1235ns"),
+            (12_341.0, "12.35us"),
+            (0.5, "0.50ns"),
+            (41.6667, "41.67ns"),
+            (15_077_001.0, "15.08ms"),
+            (2e9, "2000ms"),
         ] {
             assert_eq!(rounded(ns), text, "{ns}");
-            assert!(rounded(ns).parse::<f64>().unwrap() >= ns - 1e-6, "{ns}");
+            assert!(crate::limits::length(text).unwrap() >= ns - 1e-6, "{ns}");
         }
     }
 }

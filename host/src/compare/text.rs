@@ -47,10 +47,10 @@ impl Comparison {
         let _ = writeln!(text, "B         {}", input(&self.b));
         let whose = match self.verdict_scope {
             VerdictScope::Silicon => "the machine's own",
-            VerdictScope::Virtualized => "a hypervisor's: of latencies only a core's own at its best are judged",
-            VerdictScope::Emulated => "an emulator's: of latencies only a core's own at its best are judged",
+            VerdictScope::Virtualized => "a hypervisor's: of latencies only a receiver's at its best are judged",
+            VerdictScope::Emulated => "an emulator's: of latencies only a receiver's at its best are judged",
             VerdictScope::Instructions => "counted instructions: 1 ns is one",
-            VerdictScope::LinuxTrace => "another kernel's: of latencies only a core's own at its best are judged",
+            VerdictScope::LinuxTrace => "another kernel's: of latencies only a receiver's at its best are judged",
         };
         let _ = writeln!(text, "Time      {whose}");
         let floors = &self.floors;
