@@ -4,6 +4,8 @@
 //! need QEMU and a way to build the firmware. Where either is missing a test says so and passes, but never under CI. Runs are
 //! made one at a time, because each takes all of a small machine.
 
+pub mod freeze;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock};
