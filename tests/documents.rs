@@ -1,5 +1,6 @@
 //! The documents are true: commands of the README run, numbers in the pages are measured again, and files that they name exist.
 
+use host::stop::StopOn;
 use system_tests::{can_run, qemu, root};
 
 fn page(name: &str) -> String {
@@ -32,6 +33,7 @@ fn files_that_the_pages_name_exist() {
         "docs/truth.md",
         "docs/limits.md",
         "docs/compare.md",
+        "docs/soak.md",
     ];
     for name in pages {
         let text = page(name);
@@ -126,6 +128,23 @@ fn help_of_every_verb_shows_an_example() {
         let (code, stdout, stderr) = system_tests::run(&root(), &[verb, "--help"]);
         assert_eq!(code, 0, "{stderr}");
         assert!(stdout.contains("Example") && stdout.contains(&format!("ipiscope {verb}")), "{stdout}");
+    }
+}
+
+#[test]
+fn the_expressions_of_the_soak_page_parse_and_its_table_names_every_counter() {
+    let text = page("docs/soak.md");
+    let expressions: Vec<&str> = text.split("--stop-on \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(expressions.len() >= 3, "{expressions:?}");
+    for expression in expressions {
+        let parsed: Result<StopOn, _> = expression.parse();
+        assert_eq!(parsed.is_err(), expression.starts_with("late "), "{expression}: {parsed:?}");
+    }
+    // What an error lists is what there is.
+    let error = "".parse::<StopOn>().expect_err("is empty").to_string();
+    let names = error.split("one of ").nth(1).expect("a list").replace("; or a duration:", ",");
+    for name in names.split(',') {
+        assert!(text.contains(&format!("`{}`", name.trim())), "docs/soak.md does not tell of `{name}`");
     }
 }
 

@@ -384,7 +384,6 @@ fn explains(evidence: &Evidence<'_>, cause: &Suspect, symptom: &Suspect) -> bool
         "late" | "tail" | "slow_wake" | "recovery" if cause.detector == "stolen_time" => {
             general() && (symptom.detector == "tail" || cause.core.is_some_and(|core| stolen::mostly(evidence, core)))
         }
-        // An interrupt that nobody sent keeps its core from the one that somebody did.
         "recovery" | "not_taken" | "late" | "tail" | "slow_wake" | "race" | "call_wait" => general(),
         _ => false,
     }

@@ -49,7 +49,7 @@ pub struct Pace {
     pub poll: Duration,
     /// Between two sweeps of all lanes.
     pub sweep: Duration,
-    /// Between two snapshots at first; of a long run they become rarer ([`Pace::spacing`]).
+    /// Between two snapshots at first: of a long run they become rarer.
     pub snapshot: Duration,
     /// Between two draws of the progress bar: what there is to draw costs reads.
     pub progress: Duration,
