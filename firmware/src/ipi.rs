@@ -505,7 +505,7 @@ const TWIN: u8 = 2;
 fn dither(core: &Core) {
     let most = u64::from(core.dither.get());
     let mut state = core.random.get();
-    let turns = (twins::draw(&mut state) >> 32) * (most + 1) >> 32;
+    let turns = ((twins::draw(&mut state) >> 32) * (most + 1)) >> 32;
     core.random.set(state);
     for _ in 0..u64::from(SETTLING_TURNS) + turns {
         arch::no_operation();
@@ -653,6 +653,9 @@ fn evidence(core: &Core, series: &Series, kind: Kind, extra: u8, number: u32, ar
 #[inline(never)]
 fn probe(core: &'static Core, series: &Series, number: u32) {
     let seen = look(series);
+    if series.is_answered(number) {
+        return; // meanwhile: a core that parks after its answer has all disabled, which says nothing of this message
+    }
     // SAFETY: the probe counters of this slot have this core as their one writer.
     unsafe {
         let slot = series.slot;

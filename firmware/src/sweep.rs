@@ -41,10 +41,10 @@ struct Order {
 
 impl Order {
     fn word(self) -> u64 {
-        u64::from(self.transition) + 1
-            | u64::from(self.intid) << 8
-            | u64::from(self.sender) << 16
-            | u64::from(self.number) << 32
+        (u64::from(self.transition) + 1)
+            | (u64::from(self.intid) << 8)
+            | (u64::from(self.sender) << 16)
+            | (u64::from(self.number) << 32)
     }
 
     fn from_word(word: u64) -> Self {
