@@ -338,7 +338,7 @@ pub struct Ipis {
     pub calls: Option<Calls>,
     /// What the plan had cores watch for; `None`: nobody says.
     pub watching: Option<Watching>,
-    /// Times in which cores were away, the first [`MOST_EVIDENCE`], by time.
+    /// Times in which cores were away, the first 65,536, by time.
     pub gaps: Vec<Gap>,
     /// The same by the cores' own counts, one for each core.
     pub gap_totals: Vec<GapTotals>,
