@@ -771,7 +771,7 @@ mod tests {
             let states = [("spin", Spin), ("wfi", Wfi), ("wfe", Wfe)];
             states.into_iter().fold(Scene::new(4), |scene, (name, state)| {
                 scene.phase(name, state, |_, to| {
-                    let slow = |at: u64| to == 2 && late.contains(&state) && at % one_in == 0;
+                    let slow = |at: u64| to == 2 && late.contains(&state) && at.is_multiple_of(one_in);
                     (0..1000).map(|at| 20 + u64::from(state.code()) + if slow(at) { by } else { 0 }).collect()
                 })
             })

@@ -291,7 +291,7 @@ mod tests {
             let mut random = Random::new(seed);
             let heavy = sweep(transition::WFI, |_, _| (20.0 * random.normal().exp()) as u64);
             assert_eq!(races(vec![heavy]), [], "{seed}");
-            let rare = sweep(transition::WFI, |_, _| if random.next() % 200 == 0 { 5000 } else { 20 });
+            let rare = sweep(transition::WFI, |_, _| if random.next().is_multiple_of(200) { 5000 } else { 20 });
             assert_eq!(races(vec![rare]), [], "{seed}");
         }
     }

@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn on_silicon_a_habit_of_gaps_is_the_cores_and_explains_its_tail() {
-        let tail = |at: u64| if at % 100 == 0 { 2000 } else { 10 };
+        let tail = |at: u64| if at.is_multiple_of(100) { 2000 } else { 10 };
         let mut scene = Scene::new(4)
             .phase("wfi", Wfi, |_, to| (0..1000).map(|at| if to == 2 { tail(at) } else { 10 }).collect())
             .scope(VerdictScope::Silicon);
