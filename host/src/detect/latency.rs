@@ -604,10 +604,10 @@ mod tests {
             |from, _| from == 0,
             |_, to| to == 3,
         ] {
-            for n in [8, 100, 1000] {
+            for n in [8, 50, 300] {
                 let scene = machine(
                     5,
-                    4,
+                    12,
                     n,
                     SHAPES[0].1,
                     0.0,
@@ -790,6 +790,11 @@ mod tests {
             (0..1000).map(|at| if to == 2 && at % 100 == 5 { 200 } else { 20 }).collect()
         });
         assert_eq!(named(&besides), receiver("slow_wake", 2));
+        // One that is late in another state, too, but too little to be accused of it, is no slow wake-up.
+        let little = [(Wfi, 8), (Spin, 4)].into_iter().fold(Scene::new(4), |scene, (state, by)| {
+            scene.phase(state.name(), state, |_, to| vec![20 + if to == 2 { by } else { 0 }; 1000])
+        });
+        assert_eq!(named(&little), receiver("late", 2));
         // Without another state nobody can say that it is the wake-up.
         let alone = Scene::new(4).phase("wfi", Wfi, |_, to| vec![if to == 2 { 400 } else { 20 }; 50]);
         assert_eq!(named(&alone), receiver("late", 2));

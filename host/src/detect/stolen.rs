@@ -511,7 +511,7 @@ mod tests {
         // 300 waits of 10 us with a heartbeat each millisecond: three coincide.
         let mut scene = Scene::new(4).phase("wfi", Wfi, |_, _| vec![MS / 100; 100]);
         for from in [0, 1, 3] {
-            recover(&mut scene, from, 2, 1, MS / 100 + 5);
+            recover(&mut scene, from, 2, 1, MS / 50);
         }
         assert_eq!(scene.found("recovery"), []);
         // And are not if they wait no longer than others.
