@@ -82,6 +82,9 @@ impl Scene {
             ring_bytes: 0,
             slots_without_histogram: 0,
             host_deadline_ms: 0,
+            heartbeat_ns: 0,
+            gap_ns: 0,
+            seed: None,
         };
         Scene {
             info: RunInfo {
@@ -113,6 +116,7 @@ impl Scene {
                 host_load: None,
                 notes: Vec::new(),
                 counters_moved: false,
+                stopped_by: None,
             },
             ipis: Ipis {
                 from: From::Target,
@@ -130,6 +134,7 @@ impl Scene {
                 step_backs: Vec::new(),
                 sweeps: Vec::new(),
                 series: Series::default(),
+                watching: None,
                 latest: HZ,
                 lanes: Vec::new(),
                 records: 0,
@@ -181,8 +186,7 @@ impl Scene {
             timed: true,
             state: state.name().into(),
             intid: 0,
-            pairs: 0,
-            sends: 0,
+            ..PhaseMeta::default()
         });
         self.view().phases.push(PhaseResult::new_zeroed());
         self.info.plan.phases.len() as u16 - 1

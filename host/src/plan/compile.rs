@@ -1421,8 +1421,9 @@ fn barriers(steps: &[Step]) -> u64 {
 /// The shortest heartbeat: a handler takes about a microsecond.
 const LEAST_HEARTBEAT_NS: u64 = 10_000;
 
-/// A live run's heartbeat, ns, of up to eight cores. More cores have rarer ones: an emulator makes some hundred thousand
-/// interrupts a second, whatever the number of its cores.
+/// A live run's heartbeat, ns, of up to eight cores. More cores have rarer ones, a millisecond for each core: an emulator makes some
+/// hundred thousand interrupts a second, whatever the number of its cores, and at 8,000 heartbeats a second 512 of them got no
+/// further.
 const HEARTBEAT_NS: u64 = 1_000_000;
 
 /// How late a heartbeat is a gap, ns: longer than any handler of the kit's, shorter than a host's time slice.
@@ -1431,7 +1432,8 @@ const GAP_NS: u64 = 50_000;
 /// Heartbeat and gap, ns. None in a counted run that doesn't ask for them: nobody takes time from it.
 fn watch(request: &PlanRequest, job: &Job) -> (u64, u64) {
     let live = !request.deterministic;
-    let usual = if live { HEARTBEAT_NS * u64::from(request.cores).div_ceil(8) } else { 0 };
+    let many = if request.cores > 8 { request.cores.into() } else { 1 };
+    let usual = if live { HEARTBEAT_NS * many } else { 0 };
     let ns = |span: Option<Span>, usual: u64| span.map_or(usual, Span::nanoseconds);
     let heartbeat = ns(job.defaults.heartbeat, usual);
     (heartbeat, ns(job.defaults.gap, if live || heartbeat > 0 { GAP_NS } else { 0 }))
@@ -1711,7 +1713,7 @@ mod tests {
         };
         let live = request("ping", 2);
         assert_eq!(header(&live), (1_000_000, 50_000, 1, 9), "and room for what they find");
-        assert_eq!(header(&PlanRequest { cores: 512, ..live.clone() }).0, 64_000_000);
+        assert_eq!(header(&PlanRequest { cores: 512, ..live.clone() }).0, 512_000_000);
         let counted = PlanRequest { deterministic: true, seed: Some(6), ..live };
         assert_eq!(header(&counted), (0, 0, 7, 6));
         let of = |defaults: &str| {
