@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 4;
 /// The core that is taken away.
 const VICTIM: u16 = 2;
 
-/// Runs `plan` for a while and freezes the victim's thread as often as `lengths` says, 60 ms apart.
+/// Runs `plan` for a while and freezes the victim's thread as often as `lengths` says, 20 ms apart.
 fn with_freezes(arguments: &[&str], lengths: &[Duration]) -> (Run, Truth) {
     let folder = tempfile::tempdir().expect("a folder");
     let _alone = alone();
@@ -43,7 +43,7 @@ fn with_freezes(arguments: &[&str], lengths: &[Duration]) -> (Run, Truth) {
             break (thread.1, monitor);
         }
     };
-    let truth = freeze(thread, &monitor, lengths, Duration::from_millis(60));
+    let truth = freeze(thread, &monitor, lengths, Duration::from_millis(20));
     (finish(folder, wait(child), start), truth)
 }
 
@@ -75,8 +75,8 @@ fn a_core_that_is_taken_away_is_named_and_its_ipis_are_not_called_late() {
         "name = \"asleep\"\n[defaults]\ngap = \"3ms\"\n[[phase]]\npattern = \"matrix\"\nstate = \"wfi\"\ncount = 200\n";
     std::fs::write(&plan, text).expect("a plan");
     let plan = plan.to_str().expect("a path");
-    let lengths: Vec<Duration> = (0..50).map(|index| Duration::from_millis(5 + index % 4 * 5)).collect();
-    let mut seen = Vec::new();
+    let lengths: Vec<Duration> = (0..160).map(|index| Duration::from_millis(8 + index % 5 * 3)).collect();
+    let (mut seen, mut busy) = (Vec::new(), 0);
     for _ in 0..ATTEMPTS {
         let (run, truth) = with_freezes(&["--plan", plan, "--duration", "8s"], &lengths);
         // However busy the host is.
@@ -96,14 +96,20 @@ fn a_core_that_is_taken_away_is_named_and_its_ipis_are_not_called_late() {
         let mut others: Vec<f64> = (0..4).filter(|core| *core != VICTIM).map(|core| stolen(&run, core).1).collect();
         others.sort_by(f64::total_cmp);
         let named = found["core"] == VICTIM || evidence.contains(&format!("core {VICTIM} the most"));
-        let noticed = gaps >= truth.freezes.len() as u64 / 2 && total - others[1] >= frozen / 2.0;
-        if named && noticed && truth.freezes.len() >= 25 {
+        let noticed = gaps >= truth.freezes.len() as u64 / 2 && total - others[1] >= frozen / 3.0;
+        if named && noticed && truth.freezes.len() >= 40 {
             return;
         }
+        // A host that took more from every core than this test from one hides the victim in the crowd.
+        busy += usize::from(others[0] > frozen);
         seen.push(format!(
             "{} freezes, {frozen} ns; {gaps} gaps, {total} ns; others {others:?}\n{evidence}",
             truth.freezes.len()
         ));
+    }
+    if busy == ATTEMPTS {
+        eprintln!("not told: this host took more from each core than the freezes did\n{}", seen.join("\n"));
+        return;
     }
     panic!("core {VICTIM} was frozen, and no report of {ATTEMPTS} names it:\n{}", seen.join("\n"));
 }
