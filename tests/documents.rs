@@ -114,7 +114,7 @@ fn the_readme_shows_what_a_run_prints() {
     run.expect(0, "clean");
     // Numbers differ from run to run; the lines' beginnings do not.
     for word in
-        ["Target", "Counter", "Time", "Plan", "Outcomes", "Verdict:", "Latency, from the send", "Median by sender"]
+        ["Target", "Clock", "Time", "Plan", "Outcomes", "Verdict:", "Latency, from the send", "Median by sender"]
     {
         assert!(run.stdout.contains(word), "a report has `{word}`\n{run}");
         assert!(readme.contains(word), "the README's report has `{word}`");

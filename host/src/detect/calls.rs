@@ -13,7 +13,7 @@ use super::like::{SHARE, TICKS};
 use super::{Detector, Evidence, FALSE_SHARE, Role, Suspect, list, plural};
 use crate::capture::Ended;
 use crate::correlate::calls::{Call, Callback, Waiting};
-use crate::stats::{robust, upper_tail};
+use crate::stats::{Samples, ln_more_often, robust, upper_tail};
 
 /// The fewest callbacks of one core that have a median.
 const FEWEST: u64 = 8;
@@ -396,7 +396,8 @@ struct Slow {
     effect: f64,
     usual: f64,
     others: usize,
-    z: f64,
+    /// How likely chance alone makes it so slow: by the spread of the cores, and by the lengths of its calls among theirs.
+    chance: f64,
 }
 
 impl Detector for SlowCallback {
@@ -420,27 +421,40 @@ impl Detector for SlowCallback {
         };
         // Like is compared with like: one function with one argument, on one type of core.
         let mut groups: BTreeMap<(u64, u32, u32), Vec<(u16, f64)>> = BTreeMap::new();
+        let mut lengths: BTreeMap<(u64, u32, u32), Vec<(u16, &Samples)>> = BTreeMap::new();
         for Callback { function, info, core, samples } in callbacks {
             let summary = samples.clone().summary(1.0).filter(|summary| summary.n >= FEWEST);
             if let Some((summary, info)) = summary.zip(*info) {
-                groups.entry((*function, info, midr(*core))).or_default().push((*core, summary.median));
+                let key = (*function, info, midr(*core));
+                groups.entry(key).or_default().push((*core, summary.median));
+                lengths.entry(key).or_default().push((*core, samples));
             }
         }
         groups.retain(|_, cores| cores.len() >= FEWEST_CORES);
         let tests: usize = groups.values().map(Vec::len).sum();
         let mut cores: BTreeMap<u16, Vec<Slow>> = BTreeMap::new();
-        for ((function, ..), medians) in &groups {
-            for slow in slow_ones(*function, medians) {
+        for (key, medians) in &groups {
+            for mut slow in slow_ones(key.0, medians) {
+                // Medians of few calls of many lengths stand apart by chance: the calls themselves have to.
+                let beyond = (slow.usual + slow.effect / 2.0) as u64;
+                let (mut own, mut others) = ((0, 0), (0, 0));
+                for (core, samples) in lengths.get(key).into_iter().flatten() {
+                    let (late, n) =
+                        if *core == slow.core { (&mut own.0, &mut own.1) } else { (&mut others.0, &mut others.1) };
+                    *late += samples.above(beyond);
+                    *n += samples.len();
+                }
+                slow.chance = slow.chance.max(ln_more_often(own.0, own.1, others.0, others.1).exp());
                 cores.entry(slow.core).or_default().push(slow);
             }
         }
-        let clearest = |slow: &[Slow]| slow.iter().map(|slow| slow.z).fold(0.0, f64::max);
+        let clearest = |slow: &[Slow]| slow.iter().map(|slow| slow.chance).fold(1.0, f64::min);
         let mut ordered: Vec<(u16, Vec<Slow>)> = cores.into_iter().collect();
-        ordered.sort_by(|a, b| clearest(&b.1).total_cmp(&clearest(&a.1)));
+        ordered.sort_by(|a, b| clearest(&a.1).total_cmp(&clearest(&b.1)));
         let mut suspects = Vec::new();
         for (rank, (core, slow)) in ordered.into_iter().enumerate() {
             // Benjamini and Hochberg: the chance of the clearest, times tests over rank.
-            let q = (upper_tail(clearest(&slow)) * tests.max(1) as f64 / (rank + 1) as f64).min(1.0);
+            let q = (clearest(&slow) * tests.max(1) as f64 / (rank + 1) as f64).min(1.0);
             let Some(worst) = slow.iter().max_by(|a, b| a.effect.total_cmp(&b.effect)) else { continue };
             if q > FALSE_SHARE {
                 continue;
@@ -475,7 +489,7 @@ fn slow_ones(function: u64, medians: &[(u16, f64)]) -> Vec<Slow> {
     let slow = medians.iter().filter(|(_, median)| *median > threshold);
     slow.map(|(core, median)| {
         let effect = median - usual;
-        Slow { function, core: *core, effect, usual, others, z: effect / spread }
+        Slow { function, core: *core, effect, usual, others, chance: upper_tail(effect / spread) }
     })
     .collect()
 }
