@@ -366,7 +366,10 @@ fn explains(evidence: &Evidence<'_>, cause: &Suspect, symptom: &Suspect) -> bool
         "call_lost" => {
             let way =
                 matches!(cause.detector, "core_missing" | "fault" | "stuck_core" | "masked" | "misrouted" | "lost");
-            clock || (way && (cause.core.is_some_and(touched) || cause.to.is_some_and(touched)))
+            // Calls that stand since a core got stuck wait, or their callers do, for that one.
+            let since = cause.detector == "stuck_core"
+                && symptom.effect_ns.zip(cause.effect_ns).is_some_and(|(standing, stuck)| standing <= stuck);
+            clock || since || (way && (cause.core.is_some_and(touched) || cause.to.is_some_and(touched)))
         }
         // A core that is slow as a whole is slow in its callbacks, too.
         "slow_callback" => {
@@ -592,6 +595,21 @@ mod tests {
             "{}",
             found.suspects[0].evidence
         );
+    }
+
+    #[test]
+    fn calls_that_stand_since_a_core_got_stuck_are_not_lost_besides() {
+        let scene = quiet(4);
+        let symbols = Symbols::default();
+        let evidence = Evidence::new(&scene.info, Some(&scene.ending), &scene.ipis, &symbols);
+        let standing = |effect_ns: Option<f64>| {
+            let stuck = Suspect::core("stuck_core", Role::Core, 1, String::new());
+            let lost = Suspect::core("call_lost", Role::Callback, 0, String::new());
+            explains(&evidence, &Suspect { effect_ns: Some(350e3), ..stuck }, &Suspect { effect_ns, ..lost })
+        };
+        assert!(standing(Some(330e3)));
+        assert!(!standing(Some(360e3)), "they stood there before");
+        assert!(!standing(None), "the records of a run that ended say that they never ran");
     }
 
     #[test]
