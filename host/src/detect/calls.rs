@@ -388,6 +388,9 @@ impl Detector for CallWait {
 /// Callbacks that take longer on one core than on its like.
 pub(super) struct SlowCallback;
 
+/// Function, argument, and type of core: callbacks with the same may be compared.
+type Alike = (u64, u32, u32);
+
 /// A core on which a function is slow.
 struct Slow {
     function: u64,
@@ -420,8 +423,8 @@ impl Detector for SlowCallback {
             cores.get(usize::from(core)).map_or(0, |core| core.midr)
         };
         // Like is compared with like: one function with one argument, on one type of core.
-        let mut groups: BTreeMap<(u64, u32, u32), Vec<(u16, f64)>> = BTreeMap::new();
-        let mut lengths: BTreeMap<(u64, u32, u32), Vec<(u16, &Samples)>> = BTreeMap::new();
+        let mut groups: BTreeMap<Alike, Vec<(u16, f64)>> = BTreeMap::new();
+        let mut lengths: BTreeMap<Alike, Vec<(u16, &Samples)>> = BTreeMap::new();
         for Callback { function, info, core, samples } in callbacks {
             let summary = samples.clone().summary(1.0).filter(|summary| summary.n >= FEWEST);
             if let Some((summary, info)) = summary.zip(*info) {
