@@ -905,7 +905,8 @@ proptest! {
             target.state = run_state::ABORTED;
             target.ended = Some(Ended::Interrupted);
         } else {
-            target.quiesce(usual);
+            // As long as those of `play`: callbacks that take longer on one core are a finding.
+        target.quiesce(|_, _| 5);
         }
         let by_counters = target.report();
         sum_holds(&by_counters);
@@ -933,7 +934,8 @@ proptest! {
         for step in steps {
             play(&mut target, step);
         }
-        target.quiesce(usual);
+        // As long as those of `play`: callbacks that take longer on one core are a finding.
+        target.quiesce(|_, _| 5);
         let whole = counts(&target.report());
         // Thread or IRQ lane of each core.
         let lane = lane / 2 * LANES_PER_CORE + lane % 2;
@@ -951,7 +953,7 @@ proptest! {
             prop_assert!(calls.queued <= whole.queued && calls.executed <= whole.executed);
             prop_assert_eq!((calls.not_executed, calls.twice, calls.orphaned, calls.in_flight), (0, 0, 0, 0));
             prop_assert_eq!(report.ipis.spurious + report.ipis.duplicate, 0);
-            prop_assert!(report.suspects.iter().all(|suspect| suspect.detector == "lost"));
+            prop_assert!(report.suspects.iter().all(|suspect| suspect.detector == "lost"), "{:?}", report.suspects);
         }
     }
 }
