@@ -316,8 +316,6 @@ pub struct Limit {
     pub fault: &'static str,
     /// Samples of each pair.
     pub samples: u32,
-    /// Usual latency, ns.
-    pub usual_ns: Option<f64>,
     /// The delay, ns; `None`: not even the greatest that was tried.
     pub delay_ns: Option<u64>,
     /// Runs at that delay, and in how many it was found.
@@ -670,7 +668,7 @@ impl<'a> Bench<'a> {
 /// Doubles the delay until it is found, then halves the distance to the greatest that was not, down to an eighth of it.
 fn smallest(fault: &'static str, samples: u32, found: impl Fn(u64) -> (u64, u64)) -> Limit {
     const MOST_NS: u64 = 100_000;
-    let mut limit = Limit { fault, samples, usual_ns: None, delay_ns: None, runs: 0, found: 0, missed_ns: None };
+    let mut limit = Limit { fault, samples, delay_ns: None, runs: 0, found: 0, missed_ns: None };
     let try_it = |ns: u64, limit: &mut Limit| {
         let (right, runs) = found(ns);
         // 95 of 100.
