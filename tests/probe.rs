@@ -79,9 +79,10 @@ fn pairs(run: &Run) -> Vec<String> {
     pairs
 }
 
-/// The share of a drain's transfers that carry trace records; polling of heads stands apart.
-fn payload_share(before: &Purposes, after: &Purposes) -> (u64, f64) {
-    let spent = |class: fn(&Purposes) -> u64| class(after) - class(before);
+/// The bytes of trace records between two looks, and their share of a drain's transfers; polling of heads stands apart.
+/// Signed: a transfer that prepares others is unattributed until they come, so that number also falls.
+fn payload_share(before: &Purposes, after: &Purposes) -> (i64, f64) {
+    let spent = |class: fn(&Purposes) -> u64| class(after) as i64 - class(before) as i64;
     let data = spent(|purposes| purposes.payload.data);
     let all = data
         + spent(|purposes| purposes.payload.overhead)

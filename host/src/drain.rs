@@ -107,6 +107,9 @@ const COUNTING: u32 = 20;
 /// How long a target may take to end after it was asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the boot core may take to end a run that a core has given up, before it counts as one that hangs itself.
+const GIVEN_UP_PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
+
 /// The shortest span over which the counter is compared with the host's clock.
 const COUNTER_SPAN: f64 = 0.2;
 
@@ -440,6 +443,8 @@ enum Over {
     Died(String),
     /// The region can't be read any more.
     Unreadable(String),
+    /// A core gave the run up, but the boot core, which ends runs, does not end it.
+    GivenUp,
     /// The deadline passed.
     Deadline,
     /// Nothing changes where something should.
@@ -529,6 +534,7 @@ impl<'a, T: Live> Run<'a, T> {
         let mut swept = Instant::now();
         let mut snapped: Option<Instant> = None;
         let mut seen_running = false;
+        let mut given_up: Option<Instant> = None;
         loop {
             if let Err(error) = self.target.hold() {
                 return Ok(Over::Unreadable(error.to_string()));
@@ -558,6 +564,12 @@ impl<'a, T: Live> Run<'a, T> {
             }
             if let Some(over) = self.asked_to_stop() {
                 return Ok(over);
+            }
+            if self.status.reason != abort_reason::NONE {
+                let since = *given_up.get_or_insert(before);
+                if since.elapsed() > GIVEN_UP_PATIENCE {
+                    return Ok(Over::GivenUp);
+                }
             }
             if self.started.elapsed() > self.settings.deadline {
                 return Ok(Over::Deadline);
@@ -767,7 +779,7 @@ impl<'a, T: Live> Run<'a, T> {
         };
         let report = "the report holds what was drained until then; run again";
         match over {
-            Over::Said => match (self.status.state, self.status.reason) {
+            Over::Said | Over::GivenUp => match (self.status.state, self.status.reason) {
                 _ if self.stop_asked.is_some() => (Ended::Interrupted, None),
                 (run_state::ENDED, _) => (Ended::Complete, None),
                 (_, abort_reason::REQUESTED) => (Ended::Interrupted, None),
@@ -776,6 +788,10 @@ impl<'a, T: Live> Run<'a, T> {
                         "core {} waited for the others longer than the run's deadline: a core hangs",
                         self.status.detail
                     );
+                    let message = match over {
+                        Over::GivenUp => format!("{message}, and so does the boot core, which did not end the run"),
+                        _ => message,
+                    };
                     (Ended::Deadline, error("deadline", message, "see the report for the core that stands still"))
                 }
                 (_, abort_reason::BAD_OP) => {
@@ -1288,7 +1304,7 @@ mod tests {
     #[test]
     fn each_end_says_what_it_was() {
         type Act = fn(&Puppet, u32) -> Option<String>;
-        let cases: [(Act, Ended, &str, &str); 7] = [
+        let cases: [(Act, Ended, &str, &str); 8] = [
             (|_, look| (look == 3).then(|| "QEMU ended (signal: 9)".into()), Ended::TargetDied, "target", "signal: 9"),
             (|_, _| None, Ended::Deadline, "deadline", "phase"),
             (
@@ -1298,7 +1314,16 @@ mod tests {
                 },
                 Ended::Deadline,
                 "deadline",
-                "core 1",
+                "core 1 waited for the others longer than the run's deadline: a core hangs",
+            ),
+            (
+                |puppet, _| {
+                    puppet.state(run_state::RUNNING, abort_reason::DEADLINE);
+                    None
+                },
+                Ended::Deadline,
+                "deadline",
+                "core 1 waited for the others longer than the run's deadline: a core hangs, and so does the boot core",
             ),
             (
                 |puppet, _| {
