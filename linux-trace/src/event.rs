@@ -101,7 +101,7 @@ pub enum What {
     },
     /// `ipi_send_cpumask`: the same to several.
     SendMask {
-        /// To whom.
+        /// To whom; empty where it was not told.
         targets: Mask,
         /// Who asked.
         callsite: Name,

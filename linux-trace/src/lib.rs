@@ -6,8 +6,11 @@
 //! skipped silently, and nothing in a file makes a reader panic.
 
 pub mod event;
+pub mod input;
+pub mod marks;
 pub mod mask;
 pub mod names;
+pub mod text;
 
 pub use event::{Clock, Event, Place, Tally, What};
 pub use mask::Mask;

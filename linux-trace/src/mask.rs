@@ -72,8 +72,9 @@ impl Mask {
     }
 
     /// Reads a mask as tracers print it:
-    /// - groups of hexadecimal digits, the highest first, 32 bits each (`00000000,0000000e`; `%*pb`, `lib/vsprintf.c`), or one group
-    ///   of any length, with or without `0x`;
+    /// - groups of eight hexadecimal digits, the highest first (`00000000,0000000e`; `%*pb`, `lib/vsprintf.c`), one group of eight or
+    ///   more, or any behind `0x`;
+    /// - a list of CPUs, `1-3,7` (`%*pbl`; trace-cmd's report of a cpumask): its numbers have no leading zeros;
     /// - the bytes of the bitmap, the lowest first: `04,00,00,00,00,00,00,00` (option `fields`), `ARRAY[04, 00, …]` (trace-cmd `-R`).
     ///
     /// `None`: it is none of these, or names a CPU beyond [`MOST_CPUS`].
@@ -82,26 +83,47 @@ impl Mask {
         if let Some(list) = text.strip_prefix(b"ARRAY[").and_then(|rest| rest.strip_suffix(b"]")) {
             return Mask::bytes(list);
         }
-        let text = text.strip_prefix(b"0x").unwrap_or(text);
-        let mut groups = text.split(|byte| *byte == b',');
-        let many = text.contains(&b',');
-        if many && groups.clone().all(|group| group.len() == 2) {
-            return Mask::bytes(text);
+        if let Some(digits) = text.strip_prefix(b"0x") {
+            return Mask::digits(digits);
+        }
+        let groups = || text.split(|byte| *byte == b',');
+        if groups().all(|group| group.len() < 8) && !text.iter().any(u8::is_ascii_alphabetic) {
+            let bytes = groups().any(|group| group.len() == 2 && group[0] == b'0');
+            return if bytes { Mask::bytes(text) } else { Mask::list(text) };
+        }
+        if !text.contains(&b',') {
+            return Mask::digits(text);
         }
         let mut mask = Mask::default();
-        if many {
-            let count = groups.clone().count();
-            for (at, group) in groups.enumerate() {
-                let value = hex(group).filter(|_| group.len() <= 8)?;
-                mask.put(count - 1 - at, value)?;
-            }
-            return Some(mask);
+        for (at, group) in text.rsplit(|byte| *byte == b',').enumerate() {
+            mask.put(at, hex(group).filter(|_| group.len() <= 8)?)?;
         }
-        let digits = groups.next().filter(|digits| !digits.is_empty())?;
-        let count = digits.len().div_ceil(8);
-        for at in 0..count {
-            let end = digits.len() - at * 8;
-            mask.put(at, hex(&digits[end.saturating_sub(8)..end])?)?;
+        Some(mask)
+    }
+
+    /// One number of any length.
+    fn digits(digits: &[u8]) -> Option<Mask> {
+        let mut mask = Mask::default();
+        if digits.is_empty() {
+            return None;
+        }
+        for (at, group) in digits.rchunks(8).enumerate() {
+            mask.put(at, hex(group)?)?;
+        }
+        Some(mask)
+    }
+
+    fn list(text: &[u8]) -> Option<Mask> {
+        let mut mask = Mask::default();
+        for range in std::str::from_utf8(text).ok()?.split(',') {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+            if last as usize >= MOST_CPUS || first > last {
+                return None;
+            }
+            for cpu in first..=last {
+                mask.insert(cpu);
+            }
         }
         Some(mask)
     }
@@ -175,15 +197,33 @@ mod tests {
             ("00000000,000000ff,ffffffff,fffffffe", "1-71"),
             ("e", "1-3"),
             ("0xe", "1-3"),
+            ("0x3", "0-1"),
+            ("1-3", "1-3"),
+            ("1", "1"),
+            ("0", "0"),
+            ("0,2-3,510-511", "0,2-3,510-511"),
             ("1000000000000000a", "1,3,64"),
             ("04,00,00,00,00,00,00,00", "2"),
             ("00,01", "8"),
             ("ARRAY[04, 00, 00, 00, 00, 00, 00, 80]", "2,63"),
-            ("0", ""),
+            ("00000000", ""),
         ] {
             assert_eq!(Mask::parse(text.as_bytes()).map(|mask| mask.to_string()), Some(cpus.into()), "{text}");
         }
-        for text in ["", ",", "xyz", "00000000,", "123456789,0", "ARRAY[", "ARRAY[zz]", "ARRAY[100]", "0-3"] {
+        for text in [
+            "",
+            ",",
+            "xyz",
+            "00000000,",
+            "123456789,0",
+            "ARRAY[",
+            "ARRAY[zz]",
+            "ARRAY[100]",
+            "3-0",
+            "512",
+            "0-4294967295",
+            "1-",
+        ] {
             assert_eq!(Mask::parse(text.as_bytes()), None, "{text}");
         }
         let wide = format!("1{}", ",00000000".repeat(16));

@@ -1,0 +1,665 @@
+//! ftrace's text: `trace`, `trace_pipe`, and what `trace-cmd report` prints.
+//!
+//! A line is read where the kernel puts its columns (`kernel/trace/trace_output.c`, `trace_print_context`): a task's name may hold
+//! anything, brackets and colons too, but its dash stands in column 17. A line that lost its columns (pasted, trimmed, the latency
+//! format) is searched for the first place from which all the rest reads well. Times are read as whole numbers, never as floating
+//! point. A line is one of: an event, legal and no event, or unknown; each is counted, and the first unknown one is kept.
+
+use std::io;
+
+use crate::{Event, Mask, Name, Names, Place, Tally, What};
+
+/// Bytes that are read at a time; a longer line than this is no trace.
+const CHUNK: usize = 1 << 20;
+
+/// What text says beside its events.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Told {
+    /// CPUs of the machine, where a header names them (`#P:4`, `cpus=4`).
+    pub cpus: Option<u32>,
+    /// The greatest CPU that recorded something.
+    pub highest_cpu: Option<u16>,
+    /// The kernel's release, where the latency format's header names it.
+    pub release: Option<String>,
+    /// Events that stand in the buffer and that were written to it, where a header says so: the rest was overwritten.
+    pub entries: Option<(u64, u64)>,
+    /// The unit of the finest time stamp, ns; 0: no time at all.
+    pub resolution_ns: u64,
+    /// Time stamps are whole numbers without a unit (clocks `counter`, `uptime`, or cycles).
+    pub ticks: bool,
+    /// Lines that name an event, but not when it was or what it held (options `raw`, `hex`, no `context-info`; `function_graph`).
+    pub untimed: u64,
+    /// What those lines look like.
+    pub untimed_layout: Option<&'static str>,
+    /// Stamps that were below the one before them.
+    pub backwards: u64,
+}
+
+/// Which marks of `trace_printk` are wanted: the name of the function that printed them.
+pub trait Wanted {
+    /// Whether marks of this function mean something. Asked for each line that is no known event: to be answered fast.
+    fn wants(&self, function: &[u8]) -> bool;
+}
+
+/// No marks are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct NoMarks;
+
+impl Wanted for NoMarks {
+    fn wants(&self, _function: &[u8]) -> bool {
+        false
+    }
+}
+
+/// Reads text to its end, and gives its events in the order of its lines.
+///
+/// # Errors
+///
+/// The input's own errors. Text that is no trace is none: it gives no event, and all its lines are unknown.
+pub fn read<E: From<io::Error>>(
+    mut input: impl io::Read,
+    wanted: &impl Wanted,
+    names: &mut Names,
+    mut sink: impl FnMut(&Event) -> Result<(), E>,
+) -> Result<(Told, Tally), E> {
+    let mut lines =
+        Lines { told: Told::default(), tally: Tally::default(), names, wanted, number: 0, last: 0, goes_on: false };
+    let mut buffer = vec![0; 2 * CHUNK];
+    let (mut have, mut overlong) = (0, false);
+    loop {
+        let got = match input.read(&mut buffer[have..]) {
+            Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let end = have + got;
+        let mut begin = 0;
+        for newline in memchr::memchr_iter(b'\n', &buffer[have..end]) {
+            let newline = have + newline;
+            let line = &buffer[begin..newline];
+            begin = newline + 1;
+            if std::mem::take(&mut overlong) {
+                lines.skip_overlong();
+            } else if let Some(event) = lines.line(line) {
+                sink(&event)?;
+            }
+        }
+        if got == 0 {
+            if overlong {
+                lines.skip_overlong();
+            } else if end > begin
+                && let Some(event) = lines.line(&buffer[begin..end])
+            {
+                sink(&event)?;
+            }
+            break;
+        }
+        if begin == 0 && end == buffer.len() {
+            // No line is as long as that: nothing of it is kept, and the next newline ends it.
+            (have, overlong) = (0, true);
+            continue;
+        }
+        buffer.copy_within(begin..end, 0);
+        have = end - begin;
+    }
+    let Lines { told, tally, .. } = lines;
+    Ok((told, tally))
+}
+
+struct Lines<'a, W> {
+    told: Told,
+    tally: Tally,
+    names: &'a mut Names,
+    wanted: &'a W,
+    /// The line, from 1.
+    number: u64,
+    /// The last time stamp.
+    last: u64,
+    /// The last event was a text of user space, which may go on in the lines behind it.
+    goes_on: bool,
+}
+
+/// What stands in front of an event.
+struct Context<'a> {
+    comm: &'a [u8],
+    pid: u32,
+    cpu: u16,
+    flags: &'a [u8],
+    /// Its digits, and what stands behind the dot.
+    t: u64,
+    /// ns of the last digit; 0: no unit.
+    unit: u64,
+    /// The event's name and all behind it.
+    event: &'a [u8],
+}
+
+impl<W: Wanted> Lines<'_, W> {
+    fn line(&mut self, line: &[u8]) -> Option<Event> {
+        self.number += 1;
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let Some(context) = context(line) else {
+            return self.no_event(line);
+        };
+        self.goes_on = context.event.starts_with(b"tracing_mark_write:") || context.event.starts_with(b"print:");
+        if context.unit == 0 {
+            self.told.ticks = true;
+        } else if self.told.resolution_ns == 0 || context.unit < self.told.resolution_ns {
+            self.told.resolution_ns = context.unit;
+        }
+        let what = match self.what(context.event) {
+            Heard::Event(what) => what,
+            Heard::Other => {
+                self.tally.others += 1;
+                return None;
+            }
+            Heard::Ignored => {
+                self.tally.ignored += 1;
+                return None;
+            }
+            Heard::Bad(why) => {
+                self.unknown(line, why);
+                return None;
+            }
+        };
+        self.told.highest_cpu = self.told.highest_cpu.max(Some(context.cpu));
+        self.told.backwards += u64::from(context.t < self.last);
+        self.last = context.t;
+        self.tally.events += 1;
+        let mut flags = [0; 8];
+        let told = context.flags.len().min(8);
+        flags[..told].copy_from_slice(&context.flags[..told]);
+        Some(Event {
+            t: context.t,
+            cpu: context.cpu,
+            pid: Some(context.pid),
+            comm: self.names.add(context.comm),
+            flags,
+            what,
+        })
+    }
+
+    #[cold]
+    fn skip_overlong(&mut self) {
+        self.number += 1;
+        self.unknown(b"", "the line is longer than a trace's lines can be");
+    }
+
+    #[cold]
+    fn unknown(&mut self, line: &[u8], why: &str) {
+        self.tally.unknown += 1;
+        if self.tally.first_unknown.is_none() {
+            let shown = String::from_utf8_lossy(line.get(..120).unwrap_or(line)).into_owned();
+            let shown: String = shown.chars().filter(|letter| !letter.is_control()).collect();
+            self.tally.first_unknown = Some((Place::Line(self.number), format!("{why}: `{}`", shown.trim())));
+        }
+    }
+
+    /// A line that has no context of an event.
+    #[cold]
+    fn no_event(&mut self, line: &[u8]) -> Option<Event> {
+        let text = line.trim_ascii();
+        if let Some(header) = text.strip_prefix(b"#") {
+            if let Some(lost) = buffer_start(text) {
+                return self.lost(lost, None);
+            }
+            self.header(header);
+            self.tally.ignored += 1;
+            return None;
+        }
+        if let Some(rest) = text.strip_prefix(b"CPU:").or_else(|| text.strip_prefix(b"CPU ")) {
+            if let Some((cpu, count)) = lost_line(rest) {
+                return self.lost(cpu, count);
+            }
+            if rest.ends_with(b"is empty") || rest.ends_with(b"[SUBBUFFER START]") {
+                self.tally.ignored += 1;
+                return None;
+            }
+        }
+        if let Some(cpus) = text.strip_prefix(b"cpus=").and_then(whole) {
+            self.told.cpus = u32::try_from(cpus).ok();
+            self.tally.ignored += 1;
+            return None;
+        }
+        let chatter: [&[u8]; 5] =
+            [b"=> ", b"version = ", b"Dumping ftrace buffer", b"(ftrace buffer empty)", b"--------"];
+        if self.goes_on || text.is_empty() || chatter.iter().any(|words| text.starts_with(words)) {
+            self.tally.ignored += 1;
+            return None;
+        }
+        if let Some(layout) = untimed(text) {
+            self.told.untimed += 1;
+            self.told.untimed_layout.get_or_insert(layout);
+            return None;
+        }
+        self.unknown(line, "neither an event nor a line that a tracer prints");
+        None
+    }
+
+    fn lost(&mut self, cpu: u16, count: Option<u64>) -> Option<Event> {
+        self.tally.gaps += 1;
+        self.tally.lost += count.unwrap_or(0);
+        self.told.highest_cpu = self.told.highest_cpu.max(Some(cpu));
+        Some(Event { t: self.last, cpu, pid: None, comm: Name::NONE, flags: [0; 8], what: What::Lost { count } })
+    }
+
+    /// `# entries-in-buffer/entries-written: 691/691   #P:4`, and that of the latency format:
+    /// `# nop latency trace v1.1.5 on 6.12.95`, `# latency: 0 us, #691/691, CPU#3 | (M:… #P:4)`.
+    fn header(&mut self, header: &[u8]) {
+        let text = String::from_utf8_lossy(header);
+        if let Some((_, rest)) = text.split_once("#P:") {
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            self.told.cpus = digits.parse().ok().or(self.told.cpus);
+        }
+        let entries = text
+            .split_once("entries-written: ")
+            .map(|(_, rest)| rest)
+            .or_else(|| text.trim_start().strip_prefix("latency: ").and_then(|rest| Some(rest.split_once('#')?.1)));
+        if let Some((have, rest)) = entries.and_then(|rest| rest.split_once('/')) {
+            let written: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            if let (Ok(have), Ok(written)) = (have.trim().parse(), written.parse()) {
+                self.told.entries = Some((have, written));
+            }
+        }
+        if let Some((_, release)) = text.split_once(" latency trace ").and_then(|(_, rest)| rest.split_once(" on ")) {
+            self.told.release = Some(release.trim().into());
+        }
+    }
+
+    /// Reads an event from its name on.
+    fn what(&mut self, event: &[u8]) -> Heard {
+        let Some(end) = event.iter().position(|byte| matches!(byte, b':' | b' ')) else {
+            return match event {
+                b"" => Heard::Bad("an event without a name"),
+                _ => Heard::Other,
+            };
+        };
+        let name = &event[..end];
+        let Some(arguments) = event[end..].strip_prefix(b":") else {
+            // `function <-caller`, of the function tracer; `<stack trace>`.
+            return if name.starts_with(b"<") { Heard::Ignored } else { Heard::Other };
+        };
+        let arguments = arguments.trim_ascii();
+        let names = &mut *self.names;
+        let what = match name {
+            b"ipi_raise" => raise(arguments, names),
+            b"ipi_entry" => Some(What::Entry { reason: reason(arguments, names) }),
+            b"ipi_exit" => Some(What::Exit { reason: reason(arguments, names) }),
+            b"ipi_send_cpu" => send_cpu(arguments, names),
+            b"ipi_send_cpumask" => send_mask(arguments, names),
+            b"csd_queue_cpu" => queue(arguments, names),
+            b"csd_function_entry" => {
+                function(arguments, names).map(|(function, csd)| What::FunctionEntry { function, csd })
+            }
+            b"csd_function_exit" => {
+                function(arguments, names).map(|(function, csd)| What::FunctionExit { function, csd })
+            }
+            b"irq_handler_entry" => irq(arguments).map(|(irq, rest)| {
+                let name = rest.strip_prefix(b"name=").unwrap_or(b"");
+                What::IrqEntry { irq, name: names.add(name) }
+            }),
+            b"irq_handler_exit" => irq(arguments).map(|(irq, _)| What::IrqExit { irq }),
+            b"cpu_idle" => value(arguments, b"state=")
+                .and_then(number)
+                .map(|state| What::Idle { state: u32::try_from(state).ok().filter(|state| *state != u32::MAX) }),
+            b"sched_switch" => switch(arguments),
+            _ if self.wanted.wants(name) => {
+                let user = name == b"tracing_mark_write";
+                let function = if user { Name::NONE } else { names.add(name) };
+                Some(What::Mark { function, text: names.add(arguments), user })
+            }
+            // trace-cmd puts what the kernel prints in the event's place behind a name of its own.
+            b"bprint" | b"print" | b"bputs" => return self.what(arguments),
+            _ => return Heard::Other,
+        };
+        what.map_or(Heard::Bad("an event whose fields can't be read"), Heard::Event)
+    }
+}
+
+/// What a line with a context holds.
+enum Heard {
+    Event(What),
+    /// An event of another kind.
+    Other,
+    /// No event: a part of one.
+    Ignored,
+    Bad(&'static str),
+}
+
+// --- the context of an event ----------------------------------------------------------------------------------------
+
+/// Where the dash behind the task's name stands: names are printed 16 wide, and have at most 15 letters (`TASK_COMM_LEN`).
+const DASH: usize = 16;
+
+/// How far into a line a dash is looked for where the columns are lost.
+const SEARCHED: usize = 64;
+
+fn context(line: &[u8]) -> Option<Context<'_>> {
+    // `            init-1       [003] d....     8.034540: ipi_raise: …`
+    if line.get(DASH) == Some(&b'-')
+        && let Some(context) = task(line, DASH)
+    {
+        return Some(context);
+    }
+    elsewhere(line)
+}
+
+/// Lines without their columns: the first dash behind which all the rest reads well.
+#[cold]
+fn elsewhere(line: &[u8]) -> Option<Context<'_>> {
+    let searched = &line[..line.len().min(SEARCHED)];
+    let mut dashes = memchr::memchr_iter(b'-', searched);
+    dashes.find_map(|dash| task(line, dash).or_else(|| latency(line, dash))).or_else(|| verbose(line))
+}
+
+/// `comm-pid (tgid) [cpu] flags time: event`; `dash` stands before the process id.
+fn task(line: &[u8], dash: usize) -> Option<Context<'_>> {
+    let comm = line.get(..dash)?.trim_ascii();
+    let (pid, rest) = leading(line.get(dash + 1..)?)?;
+    let mut rest = spaces(rest);
+    if let Some(behind) = rest.strip_prefix(b"(") {
+        // The thread group: `(    318)`, `(-------)`.
+        let end = memchr::memchr(b')', behind.get(..behind.len().min(12))?)?;
+        let group = behind[..end].trim_ascii();
+        if !group.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-') {
+            return None;
+        }
+        rest = spaces(&behind[end + 1..]);
+    }
+    let (cpu, rest) = leading(rest.strip_prefix(b"[")?)?;
+    let rest = rest.strip_prefix(b"] ")?;
+    let rest = spaces(rest);
+    let (flags, rest) = match rest.first()? {
+        b'0'..=b'9' => (&b""[..], rest),
+        _ => {
+            let end = memchr::memchr(b' ', rest.get(..rest.len().min(16))?)?;
+            (&rest[..end], spaces(&rest[end..]))
+        }
+    };
+    let (t, unit, event) = stamp(rest)?;
+    Some(Context { comm, pid: u32::try_from(pid).ok()?, cpu: cpu_number(cpu)?, flags, t, unit, event })
+}
+
+/// The latency format: `  <idle>-0         2dnh.. 279159us+: event`, the CPU before its flags, the time relative and marked; trace-cmd
+/// prints whole seconds there (`report -l`).
+fn latency(line: &[u8], dash: usize) -> Option<Context<'_>> {
+    let comm = line.get(..dash)?.trim_ascii();
+    let (pid, rest) = leading(line.get(dash + 1..)?)?;
+    let rest = rest.strip_prefix(b" ").map(spaces)?;
+    let (cpu, rest) = leading(rest)?;
+    let end = memchr::memchr(b' ', rest.get(..rest.len().min(16))?)?;
+    let flags = &rest[..end];
+    if flags.is_empty() || flags.iter().any(|byte| !byte.is_ascii_alphanumeric() && !matches!(byte, b'.' | b'#')) {
+        return None;
+    }
+    let rest = spaces(&rest[end..]);
+    let (pid, cpu) = (u32::try_from(pid).ok()?, cpu_number(cpu)?);
+    if let Some((t, unit, event)) = stamp(rest) {
+        return Some(Context { comm, pid, cpu, flags, t, unit, event });
+    }
+    let (microseconds, rest) = leading(rest)?;
+    let rest = rest.strip_prefix(b"us")?;
+    // A mark for long waits: ` `, `+`, `!`, `#`, `*`, `@`, `$`.
+    let event = rest.get(1..)?.strip_prefix(b": ")?;
+    Some(Context { comm, pid, cpu, flags, t: microseconds.checked_mul(1000)?, unit: 1000, event })
+}
+
+/// The verbose latency format: `init       1   3 17 00000000 00000000 [0089d5f2] 428.578ms (+1.029ms): event`; the time in brackets is
+/// absolute, in microseconds.
+fn verbose(line: &[u8]) -> Option<Context<'_>> {
+    let bracket = memchr::memchr(b'[', line)?;
+    let mut words = line[..bracket].rsplit(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    let (entry, preempt) = (words.next()?, words.next()?);
+    let hex = |word: &[u8]| word.len() == 8 && word.iter().all(u8::is_ascii_hexdigit);
+    let (flags, cpu, pid) = (words.next()?, words.next()?, words.next()?);
+    if !hex(entry) || !hex(preempt) || !flags.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let comm = words.next()?;
+    // A name of several words is read back from its last.
+    let comm_end = comm.as_ptr() as usize - line.as_ptr() as usize + comm.len();
+    let rest = &line[bracket + 1..];
+    let close = memchr::memchr(b']', rest.get(..rest.len().min(20))?)?;
+    let t = hexadecimal(&rest[..close])?.checked_mul(1000)?;
+    let event = memchr::memmem::find(rest, b"): ").map(|at| &rest[at + 3..])?;
+    Some(Context {
+        comm: line[..comm_end].trim_ascii(),
+        pid: u32::try_from(whole(pid)?).ok()?,
+        cpu: cpu_number(whole(cpu)?)?,
+        flags: b"",
+        t,
+        unit: 1000,
+        event,
+    })
+}
+
+/// `seconds.fraction: ` or `ticks: `: the time, the unit of its last digit in ns (0: none), and what stands behind.
+fn stamp(text: &[u8]) -> Option<(u64, u64, &[u8])> {
+    let (seconds, rest) = leading(text)?;
+    let Some(digits) = rest.strip_prefix(b".") else {
+        return Some((seconds, 0, spaces(rest.strip_prefix(b":")?)));
+    };
+    let (fraction, rest) = leading(digits)?;
+    let unit = match digits.len() - rest.len() {
+        6 => 1000,
+        9 => 1,
+        places @ 1..=8 => 10u64.pow(9 - places as u32),
+        _ => return None,
+    };
+    let t = seconds.checked_mul(1_000_000_000)?.checked_add(fraction * unit)?;
+    Some((t, unit, spaces(rest.strip_prefix(b":")?)))
+}
+
+fn cpu_number(cpu: u64) -> Option<u16> {
+    u16::try_from(cpu).ok().filter(|cpu| usize::from(*cpu) < crate::mask::MOST_CPUS)
+}
+
+// --- lines that are no events ---------------------------------------------------------------------------------------
+
+/// `##### CPU 1 buffer started ####`: what that CPU recorded before was overwritten.
+fn buffer_start(text: &[u8]) -> Option<u16> {
+    let rest = text.strip_prefix(b"##### CPU ")?;
+    let (cpu, rest) = leading(rest)?;
+    rest.starts_with(b" buffer started").then(|| cpu_number(cpu)).flatten()
+}
+
+/// `1 [LOST 528 EVENTS]` (trace_pipe), `1 [528 EVENTS DROPPED]`, `1 [EVENTS DROPPED]` (trace-cmd), behind `CPU:`.
+fn lost_line(rest: &[u8]) -> Option<(u16, Option<u64>)> {
+    let (cpu, rest) = leading(rest.trim_ascii())?;
+    let inner = rest.trim_ascii().strip_prefix(b"[")?.strip_suffix(b"]")?;
+    let words = |word: &[u8]| inner.split(|byte| *byte == b' ').any(|it| it == word);
+    if !words(b"EVENTS") || !(words(b"LOST") || words(b"DROPPED")) {
+        return None;
+    }
+    Some((cpu_number(cpu)?, inner.split(|byte| *byte == b' ').find_map(whole)))
+}
+
+/// Lines that tell of an event, but not all that is needed to use it.
+fn untimed(text: &[u8]) -> Option<&'static str> {
+    const NAMES: [&[u8]; 8] = [
+        b"ipi_raise:",
+        b"ipi_entry:",
+        b"ipi_exit:",
+        b"ipi_send_cpu:",
+        b"ipi_send_cpumask:",
+        b"csd_queue_cpu:",
+        b"csd_function_entry:",
+        b"csd_function_exit:",
+    ];
+    if NAMES.iter().any(|name| text.starts_with(name)) {
+        return Some("events without time and CPU (option context-info is off)");
+    }
+    let mut words = text.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    let first: [Option<&[u8]>; 4] = std::array::from_fn(|_| words.next());
+    if let [Some(pid), Some(cpu), Some(t), Some(b"type:")] = first {
+        let all = |digit: fn(&u8) -> bool| [pid, cpu, t].iter().all(|word| word.iter().all(digit));
+        if all(u8::is_ascii_digit) || all(u8::is_ascii_hexdigit) {
+            return Some("event numbers without their fields (options raw or hex)");
+        }
+    }
+    // ` 0)   1.234 us    |  function() {`, ` ------------------------------------------`, ` 0)  <idle>-0  =>  init-1`.
+    let (cpu, rest) = leading(text)?;
+    (cpu_number(cpu).is_some() && rest.starts_with(b")"))
+        .then_some("function graphs without time stamps (tracer function_graph)")
+}
+
+// --- fields ---------------------------------------------------------------------------------------------------------
+
+/// The symbol or address of a field: as printed, without the decimal that option `fields` adds; none for a null.
+fn symbol(text: &[u8], names: &mut Names) -> Name {
+    let mut text = text.trim_ascii();
+    if text.ends_with(b")")
+        && text.starts_with(b"0x")
+        && let Some(at) = memchr::memchr(b' ', text)
+    {
+        text = &text[..at];
+    }
+    let digits = text.strip_prefix(b"0x").unwrap_or(text);
+    match digits.iter().all(|byte| *byte == b'0') || text == b"(null)" || text == b"(nil)" {
+        true => Name::NONE,
+        false => names.add(text),
+    }
+}
+
+/// `(Function call interrupts)`, `reason=Function call interrupts` or `reason=(0xffffb5b668930af8:Function call interrupts)`.
+fn reason(text: &[u8], names: &mut Names) -> Name {
+    let text = text.strip_prefix(b"reason=").unwrap_or(text);
+    let text = text.strip_prefix(b"(").and_then(|inner| inner.strip_suffix(b")")).unwrap_or(text);
+    let text = match text.starts_with(b"0x").then(|| memchr::memchr(b':', text)).flatten() {
+        Some(colon) => &text[colon + 1..],
+        None => text,
+    };
+    names.add(text)
+}
+
+/// `target_mask=00000000,00000008 (Function call interrupts)`, `target_cpus=ARRAY[04, 00, …] reason=…`.
+fn raise(text: &[u8], names: &mut Names) -> Option<What> {
+    let rest = text.strip_prefix(b"target_mask=").or_else(|| text.strip_prefix(b"target_cpus="))?;
+    let (mask, rest) = mask(rest)?;
+    Some(What::Raise { targets: mask, reason: reason(rest.trim_ascii(), names) })
+}
+
+/// A mask, and what stands behind it.
+fn mask(text: &[u8]) -> Option<(Mask, &[u8])> {
+    let end = match text.starts_with(b"ARRAY[") {
+        true => memchr::memchr(b']', text)? + 1,
+        false => memchr::memchr(b' ', text).unwrap_or(text.len()),
+    };
+    Some((Mask::parse(&text[..end])?, &text[end..]))
+}
+
+fn send_cpu(text: &[u8], names: &mut Names) -> Option<What> {
+    let cpu = cpu_number(number(text.strip_prefix(b"cpu=")?)?)?;
+    let (callsite, callback) = between(text, b" callsite=", b" callback=")?;
+    Some(What::SendCpu { cpu, callsite: symbol(callsite, names), callback: symbol(callback, names) })
+}
+
+fn send_mask(text: &[u8], names: &mut Names) -> Option<What> {
+    let text = text.strip_prefix(b"cpumask=")?;
+    // Whom it goes to is told by the raise that follows where it is not told here: option `fields` does not know the type, and
+    // trace-cmd's raw report (`-R`) prints where the mask lies (its length and offset, 16 bits each).
+    let untold = || match text.strip_prefix(b"<INVALID-TYPE>") {
+        Some(rest) => Some(rest),
+        None => leading(text).filter(|(value, _)| value >> 16 != 0 && value >> 32 == 0).map(|(_, rest)| rest),
+    };
+    let (targets, rest) = mask(text).or_else(|| untold().map(|rest| (Mask::default(), rest)))?;
+    let (callsite, callback) = between(rest, b" callsite=", b" callback=")?;
+    Some(What::SendMask { targets, callsite: symbol(callsite, names), callback: symbol(callback, names) })
+}
+
+fn queue(text: &[u8], names: &mut Names) -> Option<What> {
+    let cpu = cpu_number(number(text.strip_prefix(b"cpu=")?)?)?;
+    let (callsite, rest) = between(text, b" callsite=", b" func=")?;
+    let at = memchr::memmem::rfind(rest, b" csd=")?;
+    let csd = pointer(&rest[at + 5..]);
+    Some(What::Queue { cpu, callsite: symbol(callsite, names), function: symbol(&rest[..at], names), csd })
+}
+
+/// `func=nohz_csd_func, csd=000000006952b938`; without the comma in raw fields.
+fn function(text: &[u8], names: &mut Names) -> Option<(Name, u64)> {
+    let rest = text.strip_prefix(b"func=")?;
+    let at = memchr::memmem::rfind(rest, b" csd=")?;
+    let name = rest[..at].strip_suffix(b",").unwrap_or(&rest[..at]);
+    Some((symbol(name, names), pointer(&rest[at + 5..])))
+}
+
+/// What stands between two labels, and what stands behind the second.
+fn between<'a>(text: &'a [u8], first: &[u8], second: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let from = memchr::memmem::find(text, first)? + first.len();
+    let to = from + memchr::memmem::find(&text[from..], second)?;
+    Some((&text[from..to], &text[to + second.len()..]))
+}
+
+/// `irq=2 name=IPI`: the number, and what stands behind it.
+fn irq(text: &[u8]) -> Option<(u32, &[u8])> {
+    let (irq, rest) = leading(text.strip_prefix(b"irq=")?)?;
+    Some((u32::try_from(irq).ok()?, rest.trim_ascii()))
+}
+
+/// `prev_pid=… next_pid=…` of the kernel; `w.sh:172 [120] S ==> swapper/2:0 [120]` of trace-cmd.
+fn switch(text: &[u8]) -> Option<What> {
+    let pid = |text: &[u8], label: &[u8]| number(&text[memchr::memmem::rfind(text, label)? + label.len()..]);
+    let shortly = |text: &[u8]| {
+        let text = &text[..memchr::memmem::rfind(text, b" [")?];
+        whole(&text[memchr::memrchr(b':', text)? + 1..])
+    };
+    let (from, to) = match (pid(text, b"prev_pid="), pid(text, b"next_pid=")) {
+        (Some(from), Some(to)) => (from, to),
+        _ => {
+            let arrow = memchr::memmem::find(text, b" ==> ")?;
+            (shortly(&text[..arrow])?, shortly(&text[arrow + 5..])?)
+        }
+    };
+    Some(What::Switch { from: u32::try_from(from).ok()?, to: u32::try_from(to).ok()? })
+}
+
+/// What stands behind a label.
+fn value<'a>(text: &'a [u8], label: &[u8]) -> Option<&'a [u8]> {
+    memchr::memmem::find(text, label).map(|at| &text[at + label.len()..])
+}
+
+/// The address of call single data, or a hash of it; 0 where it was not told (`(____ptrval____)`).
+fn pointer(text: &[u8]) -> u64 {
+    let text = text.trim_ascii();
+    let text = text.strip_prefix(b"0x").unwrap_or(text);
+    let digits = text.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    hexadecimal(&text[..digits]).unwrap_or(0)
+}
+
+/// A decimal number, or a hexadecimal one behind `0x`, at the begin of a text.
+fn number(text: &[u8]) -> Option<u64> {
+    match text.strip_prefix(b"0x") {
+        Some(rest) => {
+            let digits = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+            hexadecimal(&rest[..digits])
+        }
+        None => leading(text).map(|(value, _)| value),
+    }
+}
+
+fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 16 {
+        return None;
+    }
+    digits.iter().try_fold(0, |value, digit| Some(value << 4 | u64::from((*digit as char).to_digit(16)?)))
+}
+
+/// A decimal number that is the whole text.
+fn whole(text: &[u8]) -> Option<u64> {
+    leading(text).and_then(|(value, rest)| rest.is_empty().then_some(value))
+}
+
+/// The decimal number that a text begins with, and the rest.
+fn leading(text: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0u64;
+    let mut digits = 0;
+    while let Some(digit) = text.get(digits).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
+        digits += 1;
+    }
+    (digits > 0).then(|| (value, &text[digits..]))
+}
+
+fn spaces(text: &[u8]) -> &[u8] {
+    let count = text.iter().take_while(|byte| **byte == b' ').count();
+    &text[count..]
+}
