@@ -37,6 +37,7 @@ use trace_ring::layout::{Context, LANES_PER_CORE};
 use trace_ring::reader::{self, Loss, RegionSource};
 use trace_ring::record::{FLAG_UNTIMED, Kind, RECORD_BYTES};
 
+use crate::linux::Table;
 use crate::monitor::CorePicture;
 use crate::plan::{Keep, PlanMeta};
 use crate::scratch;
@@ -372,6 +373,9 @@ const LANE: [u8; 4] = *b"LANE";
 const LOST: [u8; 4] = *b"LOST";
 const SKIP: [u8; 4] = *b"SKIP";
 const SNAP: [u8; 4] = *b"SNAP";
+/// Events of a Linux trace, and what they name (`crate::linux`).
+const LINX: [u8; 4] = *b"LINX";
+const LTAB: [u8; 4] = *b"LTAB";
 const SERI: [u8; 4] = *b"SERI";
 const TEXT: [u8; 4] = *b"TEXT";
 const PICT: [u8; 4] = *b"PICT";
@@ -775,6 +779,21 @@ impl CaptureWriter {
         self.other(Head::plain(PICT), &json(&picture))
     }
 
+    /// Events of a Linux trace, 32 bytes each ([`crate::linux::Row`]), from number `first` on.
+    pub fn linux_rows(&mut self, first: u64, rows: &[u8]) -> Result<(), CaptureError> {
+        let mut folded = std::mem::take(&mut self.folded);
+        fold(rows, &mut folded);
+        let written = self.lane(Head { first, ..Head::plain(LINX) }, &folded);
+        self.folded = folded;
+        written
+    }
+
+    /// What the events of a Linux trace name, and, once it is all read, what is known of the machine.
+    pub fn linux_table(&mut self, table: &Table, info: &RunInfo) -> Result<(), CaptureError> {
+        self.other(Head::plain(LTAB), &json(table))?;
+        self.other(Head::plain(INFO), &json(info))
+    }
+
     /// Writes the ending and closes the file: from here on it is whole.
     pub fn finish(mut self, ending: &Ending) -> Result<(), CaptureError> {
         let worst = std::mem::take(&mut self.worst).into_iter().map(|Reverse(worst)| worst);
@@ -999,6 +1018,7 @@ pub struct Capture {
     console: String,
     picture: Option<Vec<CorePicture>>,
     series: Option<Series>,
+    linux: Option<Table>,
     lane_chunks: Vec<Place>,
     damage: Damage,
 }
@@ -1082,6 +1102,7 @@ impl Capture {
             console: found.console,
             picture: found.picture,
             series: found.series,
+            linux: found.linux,
             lane_chunks: found.lane_chunks,
             damage: found.damage,
         })
@@ -1117,6 +1138,11 @@ impl Capture {
         self.series.as_ref()
     }
 
+    /// What the events of a Linux trace name; `None`: it is no Linux trace.
+    pub fn linux(&self) -> Option<&Table> {
+        self.linux.as_ref()
+    }
+
     /// Names and media types of the attachments.
     pub fn attachments(&self) -> impl Iterator<Item = (&str, &str)> {
         self.attachments.iter().map(|(name, media_type, _)| (name.as_str(), media_type.as_str()))
@@ -1150,10 +1176,37 @@ impl Capture {
 
     /// The same, until `visit` says no.
     pub fn lanes_while(&self, mut visit: impl FnMut(Batch<'_>) -> bool) -> Result<Damage, CaptureError> {
+        let mut records = Vec::new();
+        self.batches(|head, body| {
+            let Head { core, context, first, count, .. } = head;
+            match head.tag {
+                LANE => {
+                    unfold(body, &mut records);
+                    visit(Batch::Records { core, context, first, bytes: &records })
+                }
+                LOST => visit(Batch::Lost { core, context, first, count, cause: loss_from(head.cause) }),
+                SKIP => visit(Batch::Unkept { core, context, first, count }),
+                _ => true,
+            }
+        })
+    }
+
+    /// Hands the events of a Linux trace to `visit` in their order: the number of the first, and 32 bytes each.
+    pub fn linux_rows(&self, mut visit: impl FnMut(u64, &[u8])) -> Result<Damage, CaptureError> {
+        let mut rows = Vec::new();
+        self.batches(|head, body| {
+            if head.tag == LINX {
+                unfold(body, &mut rows);
+                visit(head.first, &rows);
+            }
+            true
+        })
+    }
+
+    fn batches(&self, mut visit: impl FnMut(Head, &[u8]) -> bool) -> Result<Damage, CaptureError> {
         let read = |error| CaptureError::Read { path: self.path.clone(), error };
         let mut file = File::open(&self.path).map_err(read)?;
         let mut damage = self.damage;
-        let mut records = Vec::new();
         let mut more = true;
         for place in &self.lane_chunks {
             if !more {
@@ -1162,21 +1215,7 @@ impl Capture {
             let bytes = read_place(&mut file, *place).map_err(read)?;
             let whole = messages(&bytes, |message| {
                 match Head::decode(message) {
-                    Some(Ok((head, body))) if usize::from(head.context) < LANES_PER_CORE => {
-                        let Head { core, context, first, count, .. } = head;
-                        match head.tag {
-                            LANE => {
-                                unfold(body, &mut records);
-                                more = visit(Batch::Records { core, context, first, bytes: &records });
-                            }
-                            LOST => {
-                                let cause = loss_from(head.cause);
-                                more = visit(Batch::Lost { core, context, first, count, cause });
-                            }
-                            SKIP => more = visit(Batch::Unkept { core, context, first, count }),
-                            _ => {}
-                        }
-                    }
+                    Some(Ok((head, body))) if usize::from(head.context) < LANES_PER_CORE => more = visit(head, body),
                     _ => damage.messages += 1,
                 }
                 more
@@ -1201,6 +1240,7 @@ struct Found {
     console: String,
     picture: Option<Vec<CorePicture>>,
     series: Option<Series>,
+    linux: Option<Table>,
     lane_chunks: Vec<Place>,
     damage: Damage,
     newer: Option<u32>,
@@ -1215,7 +1255,7 @@ impl Found {
         let bytes = read_place(file, place)?;
         // The first message tells what the chunk holds; unchecked, because a lie costs no more than a bad chunk.
         let mut lanes = false;
-        peek(&bytes, |message| lanes = [LANE, LOST, SKIP].iter().any(|tag| message.starts_with(tag)));
+        peek(&bytes, |message| lanes = [LANE, LOST, SKIP, LINX].iter().any(|tag| message.starts_with(tag)));
         if lanes {
             self.lane_chunks.push(place);
             return Ok(());
@@ -1267,6 +1307,10 @@ impl Found {
                     self.snapshot = Some(std::mem::take(&mut self.partial));
                 }
             }
+            LTAB => match serde_json::from_slice(body) {
+                Ok(table) => self.linux = Some(table),
+                Err(_) => self.damage.messages += 1,
+            },
             // A lane message among others, or a kind that this version does not know.
             _ => {}
         }

@@ -91,6 +91,11 @@ pub enum Verb {
         "Examples:\n  ipiscope export runs/first.mcap --to ftrace\n  ipiscope export runs/first.mcap --to ftrace --ns --out first.trace.txt\n\n{EXIT_CODES}"
     ))]
     Export(Box<ExportArguments>),
+    /// Read a Linux trace (ftrace text or trace.dat, packed or not) into a capture: report, compare, limits and export work on it.
+    #[command(after_help = format!(
+        "Examples:\n  ipiscope import trace.txt --out device.mcap\n  ipiscope import trace.txt.xz --rules marks.toml\n\n{EXIT_CODES}"
+    ))]
+    Import(ImportArguments),
     /// List the built-in plans, or print one as a job file to start from.
     #[command(after_help = "Example:\n  ipiscope plans matrix > mine.toml && ipiscope qemu --plan mine.toml")]
     Plans {
@@ -449,6 +454,24 @@ pub struct ExportArguments {
     /// Times with nine digits behind the second, not six.
     #[arg(long)]
     pub ns: bool,
+}
+
+/// `import`.
+#[derive(Debug, Args)]
+pub struct ImportArguments {
+    /// The trace: trace.dat, or what `cat /sys/kernel/tracing/trace` or `trace-cmd report` prints; plain or packed (gzip, xz,
+    /// zstd).
+    #[arg(value_name = "FILE")]
+    pub trace: PathBuf,
+    /// Write the capture to a file [default: a dated name in ./runs/].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Rules for private marks of trace_printk, tried before the kit's own; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub rules: Vec<PathBuf>,
+    /// Say something about the unit: KEY=VALUE, kept in the capture; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
+    pub tag: Vec<(String, String)>,
 }
 
 /// `inspect`.

@@ -11,6 +11,7 @@
 //! For every pair slot, always: `sent = delivered + coalesced + lost + misrouted + in_flight + unknown`.
 
 pub mod calls;
+pub mod linux;
 pub mod stages;
 pub mod witness;
 
@@ -158,6 +159,8 @@ pub struct Slot {
     pub state: ReceiverState,
     /// What its SGIs ask for; `None`: bare SGIs.
     pub kind: Option<IpiKind>,
+    /// How Linux words its reason, where that is none of the kinds.
+    pub reason: Option<Box<str>>,
     /// How most of its interrupts came; `None` where no record says.
     pub delivery: Option<Delivery>,
     /// What became of its messages.
@@ -194,6 +197,15 @@ pub struct Free {
 }
 
 impl Slot {
+    /// What its SGIs are for: a kind's name, Linux's words, or the bare SGI.
+    pub fn kind_name(&self) -> String {
+        match (self.kind, &self.reason) {
+            (Some(kind), _) => kind.name().into(),
+            (None, Some(reason)) => reason.to_string(),
+            (None, None) => format!("sgi{}", self.intid),
+        }
+    }
+
     /// The latency that speaks of the receiver and the way to it, not of the handler that was at work there.
     pub fn judged(&self) -> Option<Summary> {
         match &self.free {
@@ -358,12 +370,17 @@ pub struct Ipis {
     pub view: Option<View>,
     /// What of the file could not be used.
     pub damage: Damage,
+    /// Of a Linux trace: what it tells besides.
+    pub linux: Option<linux::Linux>,
     /// What the reader should know, one sentence each.
     pub notes: Vec<String>,
 }
 
 /// Reads a capture and joins what it says.
 pub fn correlate(capture: &Capture) -> Result<Ipis, CaptureError> {
+    if let Some(table) = capture.linux() {
+        return linux::correlate(capture, table);
+    }
     let mut notes = Vec::new();
     let view = view(capture, &mut notes);
     let mut joiner = Joiner::new(capture, view.as_ref())?;
@@ -1596,6 +1613,7 @@ impl Joiner {
                 intid,
                 state,
                 kind,
+                reason: None,
                 delivery,
                 counts,
                 latency,
@@ -1659,6 +1677,7 @@ impl Joiner {
             records: self.records,
             view,
             damage,
+            linux: None,
             notes,
         }
     }

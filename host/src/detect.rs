@@ -251,7 +251,7 @@ pub trait Detector {
 }
 
 /// All detectors, causes before symptoms.
-pub fn detectors() -> [&'static dyn Detector; 22] {
+pub fn detectors() -> [&'static dyn Detector; 23] {
     [
         &outcomes::CoreMissing,
         &outcomes::Fault,
@@ -266,6 +266,7 @@ pub fn detectors() -> [&'static dyn Detector; 22] {
         &stolen::StolenTime,
         &stolen::Recovery,
         &outcomes::NotTaken,
+        &outcomes::Unanswered,
         &outcomes::Spurious,
         &outcomes::Duplicate,
         &latency::SlowWake,
@@ -409,7 +410,9 @@ fn judge(evidence: &Evidence<'_>, suspects: &[Suspect], starved: bool) -> Verdic
     }
     // Messages without a known end because records were lapped are no reason to doubt; those that the target gave up are.
     let given_up = ipis.from == From::Target || ipis.given_up.iter().any(|message| !message.lost);
-    if starved || (ipis.totals.unknown > 0 && given_up) || stolen::too_much(evidence) {
+    // Of a Linux trace in which nothing was seen to be answered, nothing is known.
+    let blind = ipis.linux.is_some() && ipis.totals.delivered == 0;
+    if blind || starved || (ipis.totals.unknown > 0 && given_up) || stolen::too_much(evidence) {
         return Verdict::Inconclusive;
     }
     Verdict::Clean

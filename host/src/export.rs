@@ -7,6 +7,7 @@
 //! read at its end.
 
 pub mod ftrace;
+pub mod linux;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};

@@ -216,6 +216,12 @@ pub fn of_capture(path: &Path, last: usize) -> Result<Inspection, Failure> {
         next_step: "`ipiscope report` says how far the run came; run again".into(),
         exit_code: exit::UNMEASURED,
     };
+    if capture.linux().is_some() {
+        return Err(Failure {
+            next_step: "`ipiscope report` says what became of its IPIs and calls".into(),
+            ..nothing("it is a Linux trace, which tells of events and not of memory".into())
+        });
+    }
     let (contents, lanes) = match capture.snapshot() {
         Some(mut source) => {
             let region = Region::open(&mut source).map_err(|error| nothing(error.to_string()))?;

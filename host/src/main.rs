@@ -12,16 +12,16 @@ use clap::Parser as _;
 use host::adopt::Origin;
 use host::capture::Capture;
 use host::cli::{
-    Cli, Color, CompareArguments, ExportArguments, FirmwareVerb, InspectArguments, QemuArguments, ReportArguments,
-    SerialArguments, Showing, Verb,
+    Cli, Color, CompareArguments, ExportArguments, FirmwareVerb, ImportArguments, InspectArguments, QemuArguments,
+    ReportArguments, SerialArguments, Showing, Verb,
 };
 use host::error::{Failure, FileError, exit};
 use host::export::{ExportError, Format, ftrace};
 use host::limits::{Known, Limits};
 use host::run::Finished;
 use host::{
-    compare, doctor, firmware, image, inspect, interrupt, junit, log, machine, memory, plan, probe, report, run,
-    selftest, serial,
+    compare, doctor, firmware, image, import, inspect, interrupt, junit, log, machine, memory, plan, probe, report,
+    run, selftest, serial,
 };
 
 fn main() -> ExitCode {
@@ -85,6 +85,7 @@ fn execute(verb: &Verb) -> Result<u8, Failure> {
         }
         Verb::Inspect(arguments) => look(arguments),
         Verb::Export(arguments) => export(arguments),
+        Verb::Import(arguments) => imported(arguments),
         Verb::Plans { name: None } => {
             let mut text = String::new();
             for builtin in plan::builtins() {
@@ -279,8 +280,16 @@ fn look(arguments: &InspectArguments) -> Result<u8, Failure> {
 fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
     let ExportArguments { capture: path, to: Format::Ftrace, out, ns } = arguments;
     let capture = Capture::open(path)?;
-    let text = ftrace::Text::prepare(&capture)?;
-    let options = ftrace::Options { nanoseconds: *ns };
+    // Both look through the capture before a file is created.
+    let text = match capture.linux() {
+        Some(_) => None,
+        None => Some(ftrace::Text::prepare(&capture)?),
+    };
+    let write = |out: &mut dyn io::Write| match (&text, capture.linux()) {
+        (Some(text), _) => text.write(ftrace::Options { nanoseconds: *ns }, out),
+        (None, Some(table)) => host::export::linux::write(&capture, table, *ns, out),
+        (None, None) => Ok(()),
+    };
     let written = match out {
         Some(out) => {
             // Creating the file would empty it.
@@ -293,9 +302,9 @@ fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
                 });
             }
             let file = File::create(out).map_err(FileError::of("create", out))?;
-            text.write(options, &mut io::BufWriter::with_capacity(1 << 16, file))
+            write(&mut io::BufWriter::with_capacity(1 << 16, file))
         }
-        None => text.write(options, &mut io::BufWriter::with_capacity(1 << 16, io::stdout().lock())),
+        None => write(&mut io::BufWriter::with_capacity(1 << 16, io::stdout().lock())),
     };
     match written {
         Ok(()) => {}
@@ -306,9 +315,34 @@ fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
         }
         Err(error) => return Err(error.into()),
     }
-    for note in text.notes() {
+    for note in text.iter().flat_map(ftrace::Text::notes) {
         say(&format!("note: {note}"));
     }
+    Ok(exit::CLEAN)
+}
+
+/// `import`.
+fn imported(arguments: &ImportArguments) -> Result<u8, Failure> {
+    let request = import::Request {
+        file: arguments.trace.clone(),
+        out: arguments.out.clone(),
+        rules: arguments.rules.clone(),
+        tags: arguments.tag.iter().cloned().collect(),
+    };
+    let imported = import::import(&request)?;
+    for note in &imported.notes {
+        say(&format!("note: {note}"));
+    }
+    let counts: Vec<String> = imported.table.counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    say(&format!(
+        "{}: {}; {} CPUs, {}, {:.1} s",
+        imported.table.file,
+        counts.join(", "),
+        imported.cpus,
+        imported.table.format,
+        imported.seconds
+    ));
+    say(&format!("wrote {}; see `ipiscope report {}`", imported.capture.display(), imported.capture.display()));
     Ok(exit::CLEAN)
 }
 

@@ -5,6 +5,7 @@
 mod calls;
 mod clock;
 mod json;
+mod linux;
 mod spread;
 mod text;
 mod witness;
@@ -35,6 +36,7 @@ pub use crate::detect::Verdict;
 pub use calls::{CallbackReport, CallsReport, CrashStop, DepthReport, KindReport, SlowCall, WaitReport};
 pub use clock::{Clock, CoreClock, Skew, SkewPair, Skews};
 pub use json::error_report;
+pub use linux::{CallSiteReport, LinuxReport, UnansweredReport};
 pub use spread::{CoreFigures, Distribution};
 pub use witness::{SeriesPointReport, SeriesReport, Stolen, StolenCore, SweepReport, SweepStepReport};
 
@@ -111,6 +113,9 @@ pub struct Report {
     pub advisories: Vec<Suspect>,
     /// Limits that the run was held against; null: none were named.
     pub limits: Option<LimitsReport>,
+    /// Of a Linux trace: what it holds, who sends, and what was never answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub linux: Option<LinuxReport>,
     /// Faults that were put in, and how often they struck.
     pub injected: Vec<Injected>,
     /// Exceptions and panics.
@@ -626,6 +631,7 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
         suspects: findings.suspects,
         advisories: findings.advisories,
         limits: None,
+        linux: linux::linux(capture, &ipis),
         injected: injected(capture, view),
         faults: faults(capture, view),
         crash_stops: calls::crash_stops(view, &symbols),
@@ -740,6 +746,10 @@ fn target(capture: &Capture, view: Option<&View>, uses_kinds: bool) -> Target {
                 .then(|| format!("{} ({})", psci_error(core.suspend_error), core.suspend_error)),
         }),
     };
+    // A Linux trace says nothing of its CPUs but their numbers.
+    let hz = directory.map(|directory| directory.counter_hz);
+    let linux = capture.linux();
+    let (directory, entries) = if linux.is_some() { (None, &[][..]) } else { (directory, entries) };
     let cores: Vec<CoreReport> = (0..).zip(entries).map(core).collect();
     let uid = directory.map(|directory| directory.hypervisor_uid).filter(|uid| *uid != [0; 4]);
     Target {
@@ -750,11 +760,14 @@ fn target(capture: &Capture, view: Option<&View>, uses_kinds: bool) -> Target {
         accel: info.accel.clone(),
         core_count: info.cores,
         cores_up: cores.iter().filter(|core| core.up).count() as u32,
-        counter_hz: directory.map(|directory| directory.counter_hz),
-        resolution_ns: directory.filter(|directory| directory.counter_hz > 0).map(|directory| {
-            let step = entries.iter().filter(|core| core.state == core_state::UP).map(|core| core.resolution).max();
-            f64::from(step.unwrap_or(1).max(1)) * 1e9 / directory.counter_hz as f64
-        }),
+        counter_hz: hz,
+        resolution_ns: match linux {
+            Some(table) => (table.resolution_ns > 0).then_some(table.resolution_ns as f64),
+            None => directory.filter(|directory| directory.counter_hz > 0).map(|directory| {
+                let step = entries.iter().filter(|core| core.state == core_state::UP).map(|core| core.resolution).max();
+                f64::from(step.unwrap_or(1).max(1)) * 1e9 / directory.counter_hz as f64
+            }),
+        },
         entry_el: directory.map(|directory| directory.entry_el),
         run_el: directory.map(|directory| directory.run_el),
         psci_conduit: directory.map(|directory| match directory.psci_conduit {
@@ -871,7 +884,7 @@ fn phases(capture: &Capture, ipis: &Ipis, tick_ns: f64) -> Vec<PhaseReport> {
 
 /// What was sent: a kind's name, or `sgi` and the INTID of bare SGIs.
 fn kind_name(slot: &Slot) -> String {
-    slot.kind.map_or_else(|| format!("sgi{}", slot.intid), |kind| kind.name().into())
+    slot.kind_name()
 }
 
 fn pairs(capture: &Capture, ipis: &Ipis, tick_ns: f64) -> Vec<Pair> {

@@ -22,11 +22,16 @@ pub struct Symbols {
     functions: Vec<Symbol>,
     /// Labels without a size, by address; they reach to the next symbol of any kind.
     labels: Vec<Symbol>,
+    /// Of a Linux trace: the names themselves. Its "addresses" are their numbers.
+    names: Vec<String>,
 }
 
 impl Symbols {
     /// The names of the firmware that a capture holds; none where it holds no ELF, or one that can't be read.
     pub fn of(capture: &Capture) -> Symbols {
+        if let Some(table) = capture.linux() {
+            return Symbols { names: table.names.clone(), ..Symbols::default() };
+        }
         let elf = capture.attachment(ELF_ATTACHMENT).ok().flatten();
         elf.as_deref().map(Symbols::from_elf).unwrap_or_default()
     }
@@ -75,12 +80,12 @@ impl Symbols {
 
     /// Whether there are no names at all.
     pub fn is_empty(&self) -> bool {
-        self.functions.is_empty() && self.labels.is_empty()
+        self.functions.is_empty() && self.labels.is_empty() && self.names.is_empty()
     }
 
     /// The function that holds an address: Linux's `%ps`, without its number for what has no name.
     pub fn name(&self, address: u64) -> Option<String> {
-        self.find(address).map(|symbol| symbol.name.clone())
+        self.named(address).or_else(|| self.find(address).map(|symbol| symbol.name.clone()))
     }
 
     /// `name+0xOFFSET/0xSIZE`: Linux's `%pS`. A number where no name covers the address.
@@ -94,7 +99,16 @@ impl Symbols {
         self.place(address, address.saturating_sub(1))
     }
 
+    /// A name of a Linux trace, by its number.
+    fn named(&self, number: u64) -> Option<String> {
+        let name = self.names.get(usize::try_from(number).ok()?)?;
+        (!name.is_empty()).then(|| name.clone())
+    }
+
     fn place(&self, address: u64, inside: u64) -> String {
+        if let Some(name) = self.named(address) {
+            return name;
+        }
         match self.find(inside) {
             Some(symbol) => format!("{}+{:#x}/{:#x}", symbol.name, address - symbol.address, symbol.size),
             None => format!("{address:#x}"),

@@ -5,6 +5,7 @@
 //! table, so that a trace larger than memory is read in bounded memory. What cannot be read is counted by kind and place, never
 //! skipped silently, and nothing in a file makes a reader panic.
 
+pub mod dat;
 pub mod event;
 pub mod input;
 pub mod marks;

@@ -187,7 +187,7 @@ mod tests {
     fn the_recipes_marks_are_queues_sends_and_handlers() {
         let (mut names, mut events) = (Names::new(), Vec::new());
         let mut rules = Rules::parse(&[SHIPPED]).unwrap();
-        let keep = |event: &Event| -> Result<(), std::io::Error> { Ok(events.push(*event)) };
+        let keep = |event: &Event, _: &mut Names| -> Result<(), std::convert::Infallible> { Ok(events.push(*event)) };
         let (_, tally) = text::read(RECIPE.as_bytes(), &rules, &mut names, keep).unwrap();
         assert_eq!((tally.events, tally.unknown), (8, 0), "{tally:?}");
         let events: Vec<Event> = events.iter().filter_map(|event| rules.meaning(event, &mut names)).collect();
@@ -205,6 +205,20 @@ mod tests {
         ];
         assert_eq!(told.collect::<Vec<_>>(), handlers);
         assert_eq!(rules.used(), 7);
+    }
+
+    #[test]
+    fn marks_that_were_pasted_from_a_page_read_the_same() {
+        let pasted = RECIPE.replace("  ", "\u{A0} ");
+        let mut rules = Rules::parse(&[SHIPPED]).unwrap();
+        let (mut names, mut told) = (Names::new(), 0);
+        let wanted = Rules::parse(&[SHIPPED]).unwrap();
+        let keep = |event: &Event, names: &mut Names| -> Result<(), std::convert::Infallible> {
+            told += u64::from(rules.meaning(event, names).is_some());
+            Ok(())
+        };
+        let (_, tally) = text::read(pasted.as_bytes(), &wanted, &mut names, keep).unwrap();
+        assert_eq!((told, tally.unknown), (7, 0), "{tally:?}");
     }
 
     #[test]

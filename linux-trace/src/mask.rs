@@ -87,9 +87,12 @@ impl Mask {
             return Mask::digits(digits);
         }
         let groups = || text.split(|byte| *byte == b',');
+        let odd = |group: &[u8]| group[0] == b'0' || group.iter().any(u8::is_ascii_alphabetic);
+        if text.contains(&b',') && groups().all(|group| group.len() == 2) && groups().any(odd) {
+            return Mask::bytes(text);
+        }
         if groups().all(|group| group.len() < 8) && !text.iter().any(u8::is_ascii_alphabetic) {
-            let bytes = groups().any(|group| group.len() == 2 && group[0] == b'0');
-            return if bytes { Mask::bytes(text) } else { Mask::list(text) };
+            return Mask::list(text);
         }
         if !text.contains(&b',') {
             return Mask::digits(text);
@@ -205,6 +208,9 @@ mod tests {
             ("1000000000000000a", "1,3,64"),
             ("04,00,00,00,00,00,00,00", "2"),
             ("00,01", "8"),
+            ("0e,00,00,00,00,00,00,00", "1-3"),
+            ("e1,00,00,00,00,00,00,00", "0,5-7"),
+            ("10,12,14", "10,12,14"),
             ("ARRAY[04, 00, 00, 00, 00, 00, 00, 80]", "2,63"),
             ("00000000", ""),
         ] {

@@ -2,7 +2,7 @@
 //!
 //! A trace of ten million events has a few hundred names. Each is kept once, and an event carries its number.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hasher};
 
 /// The number of a name in [`Names`]; [`Name::NONE`] where a trace names nothing (a call site of `0x0`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -123,9 +123,7 @@ struct Fnv;
 
 impl Fnv {
     fn of(self, bytes: &[u8]) -> u64 {
-        let mut hasher = self.build_hasher();
-        bytes.hash(&mut hasher);
-        hasher.finish()
+        self.hash_one(bytes)
     }
 }
 

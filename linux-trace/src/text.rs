@@ -33,6 +33,8 @@ pub struct Told {
     pub untimed_layout: Option<&'static str>,
     /// Stamps that were below the one before them.
     pub backwards: u64,
+    /// Why the input broke off before its end.
+    pub cut: Option<String>,
 }
 
 /// Which marks of `trace_printk` are wanted: the name of the function that printed them.
@@ -53,14 +55,17 @@ impl Wanted for NoMarks {
 
 /// Reads text to its end, and gives its events in the order of its lines.
 ///
+/// An input that breaks off (a packed file that was cut, a disk that fails) gives what it had, and [`Told::cut`] says why. Text that is
+/// no trace gives no event, and all its lines are unknown.
+///
 /// # Errors
 ///
-/// The input's own errors. Text that is no trace is none: it gives no event, and all its lines are unknown.
-pub fn read<E: From<io::Error>>(
+/// The sink's.
+pub fn read<E>(
     mut input: impl io::Read,
     wanted: &impl Wanted,
     names: &mut Names,
-    mut sink: impl FnMut(&Event) -> Result<(), E>,
+    mut sink: impl FnMut(&Event, &mut Names) -> Result<(), E>,
 ) -> Result<(Told, Tally), E> {
     let mut lines =
         Lines { told: Told::default(), tally: Tally::default(), names, wanted, number: 0, last: 0, goes_on: false };
@@ -70,7 +75,10 @@ pub fn read<E: From<io::Error>>(
         let got = match input.read(&mut buffer[have..]) {
             Ok(got) => got,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                lines.told.cut = Some(error.to_string());
+                0
+            }
         };
         let end = have + got;
         let mut begin = 0;
@@ -81,7 +89,7 @@ pub fn read<E: From<io::Error>>(
             if std::mem::take(&mut overlong) {
                 lines.skip_overlong();
             } else if let Some(event) = lines.line(line) {
-                sink(&event)?;
+                sink(&event, lines.names)?;
             }
         }
         if got == 0 {
@@ -90,7 +98,7 @@ pub fn read<E: From<io::Error>>(
             } else if end > begin
                 && let Some(event) = lines.line(&buffer[begin..end])
             {
-                sink(&event)?;
+                sink(&event, lines.names)?;
             }
             break;
         }
@@ -137,9 +145,20 @@ impl<W: Wanted> Lines<'_, W> {
     fn line(&mut self, line: &[u8]) -> Option<Event> {
         self.number += 1;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let Some(context) = context(line) else {
-            return self.no_event(line);
-        };
+        if let Some(context) = context(line) {
+            return self.event(line, &context);
+        }
+        // What was pasted from a web page has its blanks as U+00A0.
+        if memchr::memmem::find(line, NO_BREAK).is_some() {
+            let plain = String::from_utf8_lossy(line).replace('\u{A0}', " ");
+            if let Some(context) = context(plain.as_bytes()) {
+                return self.event(plain.as_bytes(), &context);
+            }
+        }
+        self.no_event(line)
+    }
+
+    fn event(&mut self, line: &[u8], context: &Context<'_>) -> Option<Event> {
         self.goes_on = context.event.starts_with(b"tracing_mark_write:") || context.event.starts_with(b"print:");
         if context.unit == 0 {
             self.told.ticks = true;
@@ -329,6 +348,9 @@ enum Heard {
 
 /// Where the dash behind the task's name stands: names are printed 16 wide, and have at most 15 letters (`TASK_COMM_LEN`).
 const DASH: usize = 16;
+
+/// A blank at which no line may break, U+00A0.
+const NO_BREAK: &[u8] = "\u{A0}".as_bytes();
 
 /// How far into a line a dash is looked for where the columns are lost.
 const SEARCHED: usize = 64;
@@ -569,24 +591,29 @@ fn send_mask(text: &[u8], names: &mut Names) -> Option<What> {
 fn queue(text: &[u8], names: &mut Names) -> Option<What> {
     let cpu = cpu_number(number(text.strip_prefix(b"cpu=")?)?)?;
     let (callsite, rest) = between(text, b" callsite=", b" func=")?;
-    let at = memchr::memmem::rfind(rest, b" csd=")?;
-    let csd = pointer(&rest[at + 5..]);
-    Some(What::Queue { cpu, callsite: symbol(callsite, names), function: symbol(&rest[..at], names), csd })
+    let (function, csd) = around(rest, b" csd=")?;
+    let (callsite, function) = (symbol(callsite, names), symbol(function, names));
+    Some(What::Queue { cpu, callsite, function, csd: pointer(csd) })
 }
 
 /// `func=nohz_csd_func, csd=000000006952b938`; without the comma in raw fields.
 fn function(text: &[u8], names: &mut Names) -> Option<(Name, u64)> {
     let rest = text.strip_prefix(b"func=")?;
-    let at = memchr::memmem::rfind(rest, b" csd=")?;
-    let name = rest[..at].strip_suffix(b",").unwrap_or(&rest[..at]);
-    Some((symbol(name, names), pointer(&rest[at + 5..])))
+    let (name, csd) = around(rest, b" csd=")?;
+    Some((symbol(name.strip_suffix(b",").unwrap_or(name), names), pointer(csd)))
 }
 
-/// What stands between two labels, and what stands behind the second.
+/// What stands between two labels, and what stands behind the second. Labels begin with a blank.
 fn between<'a>(text: &'a [u8], first: &[u8], second: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
-    let from = memchr::memmem::find(text, first)? + first.len();
-    let to = from + memchr::memmem::find(&text[from..], second)?;
-    Some((&text[from..to], &text[to + second.len()..]))
+    let (_, rest) = around(text, first)?;
+    around(rest, second)
+}
+
+/// What stands in front of a label that begins with a blank, and what stands behind it. Fields are short: to look from blank to blank is
+/// several times as fast as to search for the label.
+fn around<'a>(text: &'a [u8], label: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = memchr::memchr_iter(b' ', text).find(|at| text[*at..].starts_with(label))?;
+    Some((&text[..at], &text[at + label.len()..]))
 }
 
 /// `irq=2 name=IPI`: the number, and what stands behind it.
@@ -640,7 +667,16 @@ fn hexadecimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 16 {
         return None;
     }
-    digits.iter().try_fold(0, |value, digit| Some(value << 4 | u64::from((*digit as char).to_digit(16)?)))
+    digits.iter().try_fold(0, |value, digit| Some(value << 4 | u64::from(nibble(*digit)?)))
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
 }
 
 /// A decimal number that is the whole text.
@@ -662,4 +698,164 @@ fn leading(text: &[u8]) -> Option<(u64, &[u8])> {
 fn spaces(text: &[u8]) -> &[u8] {
     let count = text.iter().take_while(|byte| **byte == b' ').count();
     &text[count..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn all(text: &[u8]) -> (Told, Tally, Vec<Event>, Names) {
+        let (mut names, mut events) = (Names::new(), Vec::new());
+        let keep = |event: &Event, _: &mut Names| -> Result<(), std::convert::Infallible> {
+            events.push(*event);
+            Ok(())
+        };
+        let Ok((told, tally)) = read(text, &NoMarks, &mut names, keep);
+        (told, tally, events, names)
+    }
+
+    #[test]
+    fn a_line_reads_the_same_in_every_layout() {
+        for (line, flags, t) in [
+            (
+                "            init-1       [003] d.h..     8.034540: ipi_entry: (Rescheduling interrupts)",
+                "d.h..",
+                8_034_540_000,
+            ),
+            ("            init-1       [003]      8.034540: ipi_entry: (Rescheduling interrupts)", "", 8_034_540_000),
+            (
+                "            init-1       (      1) [003] d....     8.034540: ipi_entry: (Rescheduling interrupts)",
+                "d....",
+                8_034_540_000,
+            ),
+            (
+                "          <idle>-0       (-------) [003] d....     8.034540: ipi_entry: (Rescheduling interrupts)",
+                "d....",
+                8_034_540_000,
+            ),
+            (
+                "            init-1       [003] d.h1...     8.034540: ipi_entry: (Rescheduling interrupts)",
+                "d.h1...",
+                8_034_540_000,
+            ),
+            (
+                "            init-1     [003]     8.034540123: ipi_entry:            (Rescheduling interrupts)",
+                "",
+                8_034_540_123,
+            ),
+            ("init-1 [003] d.h1 8.034540: ipi_entry: (Rescheduling interrupts)", "d.h1", 8_034_540_000),
+            ("    init-1         3d.h.. 278088us!: ipi_entry: (Rescheduling interrupts)", "d.h..", 278_088_000),
+            (
+                "    init-1         3d.h..     8.034540: ipi_entry:  reason=Rescheduling interrupts",
+                "d.h..",
+                8_034_540_000,
+            ),
+            (
+                "            init       1   3 1 00000000 00000002 [007a98ec] 278.088ms (+0.923ms): ipi_entry: (Rescheduling interrupts)",
+                "",
+                8_034_540_000,
+            ),
+            (
+                "            init-1       [003] dNh..     8.034540: ipi_entry: reason=(0xffffb5b668930ae0:Rescheduling interrupts)",
+                "dNh..",
+                8_034_540_000,
+            ),
+        ] {
+            let (_, tally, events, names) = all(line.as_bytes());
+            assert_eq!((tally.events, tally.unknown), (1, 0), "{line}: {tally:?}");
+            let event = events[0];
+            let told = String::from_utf8_lossy(&event.flags).trim_end_matches('\0').to_owned();
+            assert_eq!((event.t, event.cpu, told.as_str()), (t, 3, flags), "{line}");
+            let What::Entry { reason } = event.what else { panic!("{line}: {event:?}") };
+            assert_eq!(names.text(reason), "Rescheduling interrupts", "{line}");
+        }
+    }
+
+    #[test]
+    fn names_of_tasks_may_hold_what_a_line_holds() {
+        for (comm, line) in [
+            ("a b-12 [001]", "    a b-12 [001]-4242    [003] d.h..     8.000001: ipi_exit: (IRQ work interrupts)"),
+            ("x: y-z>", "         x: y-z>-4242    [003] d.h..     8.000001: ipi_exit: (IRQ work interrupts)"),
+            ("a b-12 [001]", "a b-12 [001]-4242 [003] d.h.. 8.000001: ipi_exit: (IRQ work interrupts)"),
+            ("kworker/2:1H", "    kworker/2:1H-4242    [003] d.h..     8.000001: ipi_exit: (IRQ work interrupts)"),
+        ] {
+            let (_, tally, events, names) = all(line.as_bytes());
+            assert_eq!((tally.events, events[0].pid, events[0].cpu), (1, Some(4242), 3), "{line}");
+            assert_eq!(names.text(events[0].comm), comm, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_told_by_all_tracers() {
+        for (line, count) in [
+            ("CPU:1 [LOST 528 EVENTS]", Some(528)),
+            ("CPU:1 [528 EVENTS DROPPED]", Some(528)),
+            ("CPU:1 [EVENTS DROPPED]", None),
+            ("##### CPU 1 buffer started ####", None),
+        ] {
+            let (_, tally, events, _) = all(line.as_bytes());
+            assert_eq!((events[0].cpu, events[0].what), (1, What::Lost { count }), "{line}");
+            assert_eq!((tally.gaps, tally.lost, tally.unknown), (1, count.unwrap_or(0), 0), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_one_unknown_line_and_memory_stays_bounded() {
+        let line = "            init-1       [003] d.h..     8.034540: ipi_entry: (Rescheduling interrupts)\n";
+        let text = format!("{line}{}\n{line}{}", "x".repeat(5 * CHUNK), "y".repeat(3 * CHUNK));
+        let (_, tally, events, _) = all(text.as_bytes());
+        assert_eq!((events.len(), tally.unknown), (2, 2), "{tally:?}");
+    }
+
+    #[test]
+    fn an_input_that_breaks_off_gives_what_it_had() {
+        struct Broken(usize);
+        impl io::Read for Broken {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                const LINE: &[u8] =
+                    b"            init-1       [003] d.h..     8.034540: ipi_entry: (Rescheduling interrupts)\n";
+                self.0 += 1;
+                if self.0 > 3 {
+                    return Err(io::Error::other("the disk is gone"));
+                }
+                buffer[..LINE.len()].copy_from_slice(LINE);
+                Ok(LINE.len())
+            }
+        }
+        let mut count = 0;
+        let sink = |_: &Event, _: &mut Names| -> Result<(), std::convert::Infallible> {
+            count += 1;
+            Ok(())
+        };
+        let Ok((told, _)) = read(Broken(0), &NoMarks, &mut Names::new(), sink);
+        assert_eq!((count, told.cut.as_deref()), (3, Some("the disk is gone")));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_in_a_text_makes_a_reader_panic(text in prop::collection::vec(any::<u8>(), 0..4000)) {
+            all(&text);
+        }
+
+        #[test]
+        fn nor_does_a_line_that_was_changed(at in 0usize..400, with in any::<u8>(), cut in 0usize..400, which in 0usize..9) {
+            let lines = [
+                "            init-1       [003] d....     8.034540: ipi_raise: target_mask=00000000,0000000e (Function call interrupts)",
+                "            init-1       [003] d....     8.034540: ipi_raise: target_cpus=ARRAY[04, 00, 00] reason=(0xff:x)",
+                "            init-1       [003] d....     8.034540: ipi_send_cpu: cpu=2 callsite=a+0x54/0x98 callback=0x0",
+                "            init-1       [003] d....     8.034540: ipi_send_cpumask: cpumask=1-3 callsite=a callback=0x0 (0)",
+                "            init-1       [003] d....     8.034540: csd_queue_cpu: cpu=0x2 (2) callsite=a func=b csd=000000006952b938",
+                "            init-1       [003] d....     8.034540: csd_function_entry: func=b [mod], csd=000000006952b938",
+                "    init-1         3d.... 278088us!: irq_handler_entry: irq=2 name=IPI",
+                "            init       1   3 1 00000000 00000000 [007a98ec] 278.088ms (+0.923ms): cpu_idle: state=1 cpu_id=3",
+                "            init-1       [003] d....     8.034540: sched_switch: prev_comm=a prev_pid=1 ==> next_comm=b next_pid=2",
+            ];
+            let mut line = lines[which].as_bytes().to_vec();
+            let place = at % line.len();
+            line[place] = with;
+            line.truncate(line.len() - cut % line.len());
+            all(&line);
+        }
+    }
 }

@@ -35,7 +35,7 @@ struct Read {
 
 fn read(path: &Path) -> Read {
     let mut counts = BTreeMap::new();
-    let keep = |event: &Event| -> Result<(), std::io::Error> {
+    let keep = |event: &Event, _: &mut Names| -> Result<(), std::convert::Infallible> {
         *counts.entry(name(&event.what)).or_default() += 1;
         Ok(())
     };

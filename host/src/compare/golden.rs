@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use trace_ring::calls::IpiKind;
-
 use super::CompareError;
 use super::side::Side;
 use crate::capture::VerdictScope;
@@ -106,11 +104,7 @@ fn header(goldens: &[Side], first: &Side, margin: f64) -> String {
 }
 
 fn group(side: &Side, slot: &Slot) -> Group {
-    Group {
-        kind: slot.kind.map_or_else(|| format!("sgi{}", slot.intid), |kind: IpiKind| kind.name().into()),
-        state: slot.state.name(),
-        distance: side.distance(slot.from, slot.to),
-    }
+    Group { kind: slot.kind_name(), state: slot.state.name(), distance: side.distance(slot.from, slot.to) }
 }
 
 fn groups(side: &Side, scope: VerdictScope) -> BTreeMap<Group, Vec<&Slot>> {

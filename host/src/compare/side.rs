@@ -149,7 +149,8 @@ impl Side {
         if self.ipis.view.is_none() {
             return Some("it holds no snapshot of the target, so nobody knows what its counters are".into());
         }
-        if self.up().count() < 2 {
+        // A kernel's trace has the clocks that it has: nobody tests them, and a comparison says so by its scope.
+        if self.up().count() < 2 || self.info.verdict_scope == VerdictScope::LinuxTrace {
             return None;
         }
         let one_clock = matches!(self.info.verdict_scope, VerdictScope::Emulated | VerdictScope::Instructions);

@@ -31,11 +31,13 @@ pub enum Stage {
     AcknowledgeToEnd,
     /// From a call's record to its callback, whoever sent the SGI: what the caller felt.
     QueueToCallback,
+    /// From a handler's first event to its last: of Linux traces, which know no acknowledge.
+    EntryToExit,
 }
 
 impl Stage {
     /// All stages, in the order of a call's life.
-    pub const ALL: [Stage; 9] = [
+    pub const ALL: [Stage; 10] = [
         Stage::QueueToSend,
         Stage::SendToEntry,
         Stage::SendToEntryBusy,
@@ -45,6 +47,7 @@ impl Stage {
         Stage::CallbackToEnd,
         Stage::AcknowledgeToEnd,
         Stage::QueueToCallback,
+        Stage::EntryToExit,
     ];
 
     /// Its name in the report.
@@ -59,6 +62,7 @@ impl Stage {
             Stage::CallbackToEnd => "callback_to_end",
             Stage::AcknowledgeToEnd => "acknowledge_to_end",
             Stage::QueueToCallback => "queue_to_callback",
+            Stage::EntryToExit => "entry_to_exit",
         }
     }
 }

@@ -12,6 +12,7 @@ use trace_ring::record::ReceiverState;
 
 use super::like::{Apart, Bounds, Cell, Lengths, Line, SHARES, bounds, moved, peel, tests};
 use super::{Detector, Evidence, FALSE_SHARE, Role, Suspect};
+use crate::capture::VerdictScope;
 use crate::correlate::Slot;
 use crate::stats::{Figures, false_shares, median};
 
@@ -115,6 +116,11 @@ impl Latencies {
         for (at, group) in groups.iter().enumerate() {
             let mut found = peel(&group.cells, &group.bounds, cut);
             drop_islands(&mut found, group);
+            if evidence.info.verdict_scope == VerdictScope::LinuxTrace {
+                // There, who calls whom, when, and what the receiver does meanwhile is the workload's: pairs and senders differ without
+                // fault. A CPU that is late to all is not.
+                found.retain(|apart| matches!(apart.line, Line::Receiver(_)));
+            }
             causes.extend(found.into_iter().map(|apart| (at, apart)));
         }
         let chances: Vec<f64> = causes.iter().map(|(_, apart)| apart.chance).collect();

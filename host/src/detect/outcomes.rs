@@ -51,6 +51,44 @@ pub(crate) const fn psci_error(code: i32) -> &'static str {
     }
 }
 
+/// IPIs of a Linux trace that were never answered.
+pub(super) struct Unanswered;
+
+impl Detector for Unanswered {
+    fn name(&self) -> &'static str {
+        "unanswered"
+    }
+
+    fn looks_for(&self) -> &'static str {
+        "CPUs that had not answered an IPI when the trace ends, long after others did"
+    }
+
+    fn check(&self, evidence: &Evidence<'_>) -> Vec<Suspect> {
+        let Some(linux) = &evidence.ipis.linux else { return Vec::new() };
+        let mut cpus: BTreeMap<u16, Vec<&crate::correlate::linux::Unanswered>> = BTreeMap::new();
+        for unanswered in &linux.unanswered {
+            cpus.entry(unanswered.to).or_default().push(unanswered);
+        }
+        let suspect = |(cpu, open): (u16, Vec<&crate::correlate::linux::Unanswered>)| {
+            let oldest = open.first()?;
+            let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+            for unanswered in &open {
+                *reasons.entry(&unanswered.reason).or_default() += 1;
+            }
+            let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} of {reason}")).collect();
+            let text = format!(
+                "core {cpu} had not answered {} when the trace ends ({}); the oldest was sent by core {} {} before",
+                plural(open.len() as u64, "IPI"),
+                reasons.join(", "),
+                oldest.from,
+                evidence.length(oldest.age as f64),
+            );
+            Some(Suspect::core(self.name(), Role::Receiver, cpu, text))
+        };
+        cpus.into_iter().filter_map(suspect).collect()
+    }
+}
+
 /// Why a core did not take part; `None` for one that did, or was never meant to. `started`: the plan was begun without it.
 pub fn core_error(entry: &CoreEntry, started: bool) -> Option<String> {
     Some(match entry.state {

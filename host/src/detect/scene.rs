@@ -151,6 +151,7 @@ impl Scene {
                     quiescent: true,
                 }),
                 damage: Default::default(),
+                linux: None,
                 notes: Vec::new(),
             },
         }
@@ -205,6 +206,7 @@ impl Scene {
             intid: 0,
             state,
             kind: None,
+            reason: None,
             delivery: None,
             counts,
             latency: figures.summary(1.0),

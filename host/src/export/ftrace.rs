@@ -25,7 +25,7 @@ pub struct Options {
 }
 
 /// The kernel's legend of the columns; five of flags, as a kernel without lazy preemption has.
-const LEGEND: &str = "\
+pub(super) const LEGEND: &str = "\
 #
 #                                _-----=> irqs-off/BH-disabled
 #                               / _----=> need-resched

@@ -380,7 +380,7 @@ fn list<T: AsRef<str>>(names: BTreeSet<T>) -> String {
 }
 
 fn kind_name(slot: &Slot) -> String {
-    slot.kind.map_or_else(|| format!("sgi{}", slot.intid), |kind| kind.name().into())
+    slot.kind_name()
 }
 
 /// Sender and receiver, as far as figures are told apart by them.

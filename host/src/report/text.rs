@@ -32,6 +32,8 @@ impl Report {
         page.header();
         page.phases();
         page.states();
+        page.slowest_receivers();
+        page.call_sites();
         page.kinds();
         page.matrices();
         page.sweeps();
@@ -130,7 +132,10 @@ impl Page<'_> {
         }
         let kinds: Vec<String> = classes.iter().map(|(class, count)| format!("{count} x {class}")).collect();
         let name = if target.machine.is_empty() { "board not named" } else { &target.machine };
-        let mut text = format!("{name}, {} of {} cores up", target.cores_up, target.core_count);
+        let mut text = match &report.linux {
+            Some(_) => format!("{name}, {} CPUs", target.core_count),
+            None => format!("{name}, {} of {} cores up", target.cores_up, target.core_count),
+        };
         if !kinds.is_empty() {
             let _ = write!(text, " ({})", kinds.join(", "));
         }
@@ -165,9 +170,24 @@ impl Page<'_> {
                 "an emulator's: its delays are the host's, so latencies compare runs and say nothing of silicon"
             }
             VerdictScope::Instructions => "counted instructions: 1 ns is one instruction, the same in every run",
-            VerdictScope::LinuxTrace => "another kernel's trace: latencies are advice, not a verdict",
+            VerdictScope::LinuxTrace => {
+                "a Linux kernel's, as it stamped its events: tracing itself takes about a microsecond an event"
+            }
         };
         self.item("Time", 8, whose);
+        if let Some(linux) = &report.linux {
+            let text = format!(
+                "{} ({}), {} events{}",
+                linux.file,
+                linux.format,
+                grouped(report.trace.records),
+                match report.trace.lost_records {
+                    0 => String::new(),
+                    lost => format!(", {} lost", grouped(lost)),
+                }
+            );
+            return self.item("Trace", 8, &text);
+        }
         let mut text = format!("{}, trace level {}", report.plan.name, report.trace.level);
         for injected in &report.injected {
             let struck = injected.struck.map_or(String::new(), |count| format!(" (struck {} times)", grouped(count)));
@@ -189,6 +209,12 @@ impl Page<'_> {
     /// What is known of the counters.
     fn clock(&self) -> String {
         let (target, clock) = (&self.report.target, &self.report.clock);
+        if let Some(linux) = &self.report.linux {
+            return match linux.resolution_ns {
+                0 => "counts events or jiffies, no time: there are no latencies".into(),
+                step => format!("the trace's, in steps of {step} ns; nobody compared the CPUs"),
+            };
+        }
         let (Some(hz), Some(step)) = (target.counter_hz, target.resolution_ns) else {
             return "unknown: the capture holds no snapshot of the target".into();
         };
@@ -275,12 +301,67 @@ impl Page<'_> {
         }
     }
 
+    /// The CPUs of a Linux trace as receivers, those first that keep others waiting longest on average.
+    fn slowest_receivers(&mut self) {
+        const SHOWN: usize = 8;
+        if self.report.linux.is_none() {
+            return;
+        }
+        let receivers = self.report.core_figures.iter().filter(|core| core.role == "receiver");
+        let mut receivers: Vec<_> = receivers.filter_map(|core| Some((core.latency.mean_ns?, core))).collect();
+        if receivers.len() < 2 {
+            return;
+        }
+        receivers.sort_by(|a, b| b.0.total_cmp(&a.0));
+        self.heading("Receivers, by the mean of their latencies");
+        let mut table = self.table();
+        table.set_header(["core", "kind", "state", "IPIs", "mean", "p50", "p90", "p99", "max"]);
+        for (mean, core) in receivers.iter().take(SHOWN) {
+            let Latency { n, p50_ns, p90_ns, p99_ns, max_ns, .. } = core.latency;
+            let mut row = vec![core.core.to_string(), core.kind.clone(), core.state.into(), grouped(n)];
+            row.extend([Some(*mean), p50_ns, p90_ns, p99_ns, max_ns].map(|length| self.length(length)));
+            table.add_row(row);
+        }
+        self.put_numbers(table, 3);
+        if receivers.len() > SHOWN {
+            self.line(&format!("  {} more: see --json", receivers.len() - SHOWN));
+        }
+    }
+
+    /// Who sends most in a Linux trace.
+    fn call_sites(&mut self) {
+        const SHOWN: usize = 8;
+        let Some(linux) = self.report.linux.as_ref().filter(|linux| !linux.call_sites.is_empty()) else { return };
+        self.heading("Who sends most");
+        let mut table = self.table();
+        table.set_header(["core", "IPIs", "for", "from"]);
+        for site in linux.call_sites.iter().take(SHOWN) {
+            let from = site.call_site.as_deref().unwrap_or("-");
+            table.add_row([site.from.to_string(), grouped(site.sent), site.reason.clone(), from.into()]);
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 1));
+        }
+        for column in [0, 1] {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        self.put(&table);
+        if linux.call_sites.len() > SHOWN {
+            self.line(&format!("  {} more: see --json", linux.call_sites.len() - SHOWN));
+        }
+    }
+
     fn phases(&mut self) {
         let report = self.report;
         if report.phases.is_empty() {
             return;
         }
-        self.heading("Latency, from the send to the first instruction of the receiver's vector");
+        self.heading(match report.linux {
+            Some(_) => "Latency, from ipi_raise to ipi_entry",
+            None => "Latency, from the send to the first instruction of the receiver's vector",
+        });
         let mut table = self.table();
         table.set_header(["phase", "state", "IPIs", "IPIs/s", "min", "p50", "p90", "p99", "max"]);
         for phase in &report.phases {
@@ -535,16 +616,22 @@ impl Page<'_> {
             }
         }
         self.item("", 2, &format!("{} queued = {}", grouped(counts.queued), parts.join(" + ")));
-        let mut parts = vec![
-            format!("{} were waited for", grouped(counts.synchronous)),
-            format!("{} needed no SGI of their own", grouped(counts.sends_saved)),
-        ];
+        // Of a Linux trace, neither is known.
+        let mut parts = match self.report.linux {
+            Some(_) => Vec::new(),
+            None => vec![
+                format!("{} were waited for", grouped(counts.synchronous)),
+                format!("{} needed no SGI of their own", grouped(counts.sends_saved)),
+            ],
+        };
         for (count, name) in [(counts.twice, "executed twice"), (counts.orphaned, "executed that nobody queued")] {
             if count > 0 {
                 parts.push(format!("{} {name}", grouped(count)));
             }
         }
-        self.item("", 2, &parts.join(", "));
+        if !parts.is_empty() {
+            self.item("", 2, &parts.join(", "));
+        }
         self.queues();
         self.callbacks();
     }
@@ -857,7 +944,7 @@ impl Page<'_> {
         if !parts.is_empty() {
             self.item("", 2, &format!("besides: {}", parts.join(", ")));
         }
-        if ipis.from == crate::correlate::From::Records {
+        if ipis.from == crate::correlate::From::Records && self.report.linux.is_none() {
             self.item("", 2, "counted from the records, because the target's own counters are not there");
         }
         if let Some(count) = self.report.instructions_per_ipi {
