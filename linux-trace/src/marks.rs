@@ -187,7 +187,10 @@ mod tests {
     fn the_recipes_marks_are_queues_sends_and_handlers() {
         let (mut names, mut events) = (Names::new(), Vec::new());
         let mut rules = Rules::parse(&[SHIPPED]).unwrap();
-        let keep = |event: &Event, _: &mut Names| -> Result<(), std::convert::Infallible> { Ok(events.push(*event)) };
+        let keep = |event: &Event, _: &mut Names| -> Result<(), std::convert::Infallible> {
+            events.push(*event);
+            Ok(())
+        };
         let (_, tally) = text::read(RECIPE.as_bytes(), &rules, &mut names, keep).unwrap();
         assert_eq!((tally.events, tally.unknown), (8, 0), "{tally:?}");
         let events: Vec<Event> = events.iter().filter_map(|event| rules.meaning(event, &mut names)).collect();
