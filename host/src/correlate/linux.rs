@@ -17,7 +17,7 @@ use zerocopy::FromZeros;
 use super::calls::{Call, CallCounts, Callback, Calls};
 use super::stages::{Stage, StageFigures};
 use super::witness::{Excused, GapTotals, Recovered, Series};
-use super::{Counts, From, Ipis, LaneTally, MOST_EVIDENCE, MOST_VALUES, Probes, Slot, View};
+use super::{Counts, Free, From, Ipis, LaneTally, MOST_EVIDENCE, MOST_VALUES, Probes, Slot, View};
 use crate::capture::{Capture, CaptureError};
 use crate::linux::{Decoder, Table};
 use crate::stats::{Figures, Samples};
@@ -83,6 +83,8 @@ pub struct Unanswered {
 struct Raised {
     t: u64,
     slot: usize,
+    /// Its target was at work on an IPI then, or had one like it open: that explains the wait.
+    busy: bool,
 }
 
 /// What `ipi_send_*` said, until its `ipi_raise` comes.
@@ -101,6 +103,8 @@ struct Gathered {
     state: ReceiverState,
     counts: Counts,
     samples: Samples,
+    /// Those that no handler and no other IPI explains.
+    free: Samples,
     worst: Option<(u64, u64)>,
 }
 
@@ -312,10 +316,13 @@ impl<'a> Joiner<'a> {
             let state = self.state(to);
             let slot = self.slot(from, to, reason, state);
             self.gathered[slot].counts.sent += 1;
-            match self.table.unordered {
-                true => self.gathered[slot].counts.unknown += 1,
-                false => self.open.entry((to, reason)).or_default().push(Raised { t, slot }),
+            if self.table.unordered {
+                self.gathered[slot].counts.unknown += 1;
+                continue;
             }
+            let open = self.open.entry((to, reason)).or_default();
+            let busy = !open.is_empty() || self.cpus[usize::from(to)].handler.is_some();
+            open.push(Raised { t, slot, busy });
         }
     }
 
@@ -338,6 +345,7 @@ impl<'a> Joiner<'a> {
                 state,
                 counts: Counts::default(),
                 samples: Samples::new(MOST_VALUES),
+                free: Samples::new(MOST_VALUES),
                 worst: None,
             });
             gathered.len() - 1
@@ -352,7 +360,7 @@ impl<'a> Joiner<'a> {
             *self.unannounced.entry((at, reason)).or_default() += 1;
             return;
         };
-        for (index, Raised { t: sent, slot }) in std::mem::take(raised).into_iter().enumerate() {
+        for (index, Raised { t: sent, slot, busy }) in std::mem::take(raised).into_iter().enumerate() {
             let latency = t.saturating_sub(sent);
             let slot = &mut self.gathered[slot];
             match index {
@@ -364,6 +372,9 @@ impl<'a> Joiner<'a> {
             }
             self.longest = self.longest.max(latency);
             slot.samples.push(latency);
+            if !busy {
+                slot.free.push(latency);
+            }
             if slot.worst.is_none_or(|(_, worst)| latency > worst) {
                 slot.worst = Some((t, latency));
             }
@@ -464,7 +475,7 @@ impl<'a> Joiner<'a> {
         let mut linux = Linux { timed: self.timed, ..Linux::default() };
         let patience = (self.longest.saturating_mul(UNANSWERED_TIMES)).max(UNANSWERED_LEAST_NS);
         for ((to, reason), raised) in &self.open {
-            for Raised { t, slot } in raised {
+            for Raised { t, slot, .. } in raised {
                 let slot = &mut self.gathered[*slot];
                 let age = self.latest.saturating_sub(*t);
                 if self.timed && age <= patience {
@@ -503,14 +514,15 @@ impl<'a> Joiner<'a> {
         self.gathered.sort_by_key(|slot| (slot.reason, slot.from, slot.to, slot.state.code()));
         let mut slots = Vec::new();
         for gathered in std::mem::take(&mut self.gathered) {
-            let Gathered { from, to, reason, state, counts, samples, worst } = gathered;
+            let Gathered { from, to, reason, state, counts, samples, free, worst } = gathered;
             totals.add(&counts);
             let words = self.table.name(reason);
             let intid = linux.reasons.iter().position(|known| known == words).unwrap_or_else(|| {
                 linux.reasons.push(words.into());
                 linux.reasons.len() - 1
             });
-            let mut figures = Figures::of_samples(samples);
+            let busy = free.len() < samples.len();
+            let (mut figures, mut free) = (Figures::of_samples(samples), Figures::of_samples(free));
             slots.push(Slot {
                 from,
                 to,
@@ -525,7 +537,7 @@ impl<'a> Joiner<'a> {
                 figures,
                 exact: true,
                 worst,
-                free: None,
+                free: busy.then(|| Free { latency: free.summary(resolution as f64), figures: free }),
                 probes: Probes::default(),
                 excused: Excused::default(),
                 recovered: Recovered::default(),
