@@ -80,6 +80,12 @@ impl Mask {
     /// `None`: it is none of these, or names a CPU beyond [`MOST_CPUS`].
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Mask> {
+        // What a kernel of up to 64 CPUs prints.
+        if let ([_, _, _, _, _, _, _, _, b',', low @ ..], 17) = (text, text.len()) {
+            let mut mask = Mask::default();
+            mask.words[0] = hex(&text[..8])? << 32 | hex(low)?;
+            return Some(mask);
+        }
         if let Some(list) = text.strip_prefix(b"ARRAY[").and_then(|rest| rest.strip_suffix(b"]")) {
             return Mask::bytes(list);
         }
@@ -159,7 +165,15 @@ fn hex(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 16 {
         return None;
     }
-    digits.iter().try_fold(0, |value, digit| Some(value << 4 | u64::from((*digit as char).to_digit(16)?)))
+    digits.iter().try_fold(0, |value, digit| {
+        let nibble = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            b'A'..=b'F' => digit - b'A' + 10,
+            _ => return None,
+        };
+        Some(value << 4 | u64::from(nibble))
+    })
 }
 
 /// As Linux prints lists of CPUs (`%*pbl`): `0-3,7`.

@@ -2,8 +2,6 @@
 //!
 //! A trace of ten million events has a few hundred names. Each is kept once, and an event carries its number.
 
-use std::hash::{BuildHasher, Hasher};
-
 /// The number of a name in [`Names`]; [`Name::NONE`] where a trace names nothing (a call site of `0x0`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Name(pub u32);
@@ -31,14 +29,13 @@ pub struct Names {
     list: Vec<Box<str>>,
     /// Open addressing over `list`; 0: free.
     slots: Vec<u32>,
-    hasher: Fnv,
     /// Names that were not taken: the table was full.
     refused: u64,
 }
 
 impl Default for Names {
     fn default() -> Self {
-        Names { list: vec!["".into()], slots: vec![0; 1024], hasher: Fnv, refused: 0 }
+        Names { list: vec!["".into()], slots: vec![0; 1024], refused: 0 }
     }
 }
 
@@ -56,7 +53,7 @@ impl Names {
         if name.is_empty() {
             return Name::NONE;
         }
-        let mut at = self.hasher.of(name) as usize;
+        let mut at = hash(name) as usize;
         loop {
             at &= self.slots.len() - 1;
             match self.slots[at] {
@@ -92,7 +89,7 @@ impl Names {
     }
 
     fn place(&mut self, number: u32) {
-        let mut at = self.hasher.of(self.list[number as usize].as_bytes()) as usize & (self.slots.len() - 1);
+        let mut at = hash(self.list[number as usize].as_bytes()) as usize & (self.slots.len() - 1);
         while self.slots[at] != 0 {
             at = (at + 1) & (self.slots.len() - 1);
         }
@@ -117,46 +114,24 @@ impl Names {
     }
 }
 
-/// FNV-1a over words of eight bytes: names are short, and who chooses them gains nothing by collisions but a slow import.
-#[derive(Debug, Clone, Copy)]
-struct Fnv;
-
-impl Fnv {
-    fn of(self, bytes: &[u8]) -> u64 {
-        self.hash_one(bytes)
+/// Hashes two words at a time, by the two halves of a product: names are short, and whoever chooses them so that they collide gains
+/// nothing but a slow import.
+fn hash(bytes: &[u8]) -> u64 {
+    let word = |bytes: &[u8]| u64::from_le_bytes(*bytes.first_chunk().unwrap_or(&[0; 8]));
+    let fold = |a: u64, b: u64| {
+        let product = u128::from(a) * u128::from(b);
+        product as u64 ^ (product >> 64) as u64
+    };
+    // Odd constants without pattern: fractions of the square roots of 2, 3 and 5.
+    const SEEDS: [u64; 3] = [0x6A09_E667_F3BC_C909, 0xBB67_AE85_84CA_A73B, 0x3C6E_F372_FE94_F82B];
+    let mut hash = SEEDS[0] ^ bytes.len() as u64;
+    let mut pairs = bytes.chunks_exact(16);
+    for pair in &mut pairs {
+        hash = fold(word(pair) ^ SEEDS[1], word(&pair[8..]) ^ hash);
     }
-}
-
-impl BuildHasher for Fnv {
-    type Hasher = Words;
-
-    fn build_hasher(&self) -> Words {
-        Words(0xCBF2_9CE4_8422_2325)
-    }
-}
-
-struct Words(u64);
-
-impl Words {
-    fn mix(&mut self, word: u64) {
-        self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01B3).rotate_left(23);
-    }
-}
-
-impl Hasher for Words {
-    fn write(&mut self, bytes: &[u8]) {
-        let mut words = bytes.chunks_exact(8);
-        for word in &mut words {
-            self.mix(u64::from_le_bytes(word.try_into().unwrap_or_default()));
-        }
-        let mut last = [0; 8];
-        last[..words.remainder().len()].copy_from_slice(words.remainder());
-        self.mix(u64::from_le_bytes(last));
-    }
-
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 29)
-    }
+    let mut last = [0; 16];
+    last[..pairs.remainder().len()].copy_from_slice(pairs.remainder());
+    fold(fold(word(&last) ^ SEEDS[1], word(&last[8..]) ^ hash), SEEDS[2])
 }
 
 #[cfg(test)]

@@ -67,8 +67,16 @@ pub fn read<E>(
     names: &mut Names,
     mut sink: impl FnMut(&Event, &mut Names) -> Result<(), E>,
 ) -> Result<(Told, Tally), E> {
-    let mut lines =
-        Lines { told: Told::default(), tally: Tally::default(), names, wanted, number: 0, last: 0, goes_on: false };
+    let mut lines = Lines {
+        told: Told::default(),
+        tally: Tally::default(),
+        names,
+        wanted,
+        number: 0,
+        last: 0,
+        comms: [Default::default(); COMMS],
+        goes_on: false,
+    };
     let mut buffer = vec![0; 2 * CHUNK];
     let (mut have, mut overlong) = (0, false);
     loop {
@@ -86,19 +94,16 @@ pub fn read<E>(
             let newline = have + newline;
             let line = &buffer[begin..newline];
             begin = newline + 1;
-            if std::mem::take(&mut overlong) {
-                lines.skip_overlong();
-            } else if let Some(event) = lines.line(line) {
-                sink(&event, lines.names)?;
+            match std::mem::take(&mut overlong) {
+                true => lines.skip_overlong(),
+                false => lines.line(line, &mut sink)?,
             }
         }
         if got == 0 {
             if overlong {
                 lines.skip_overlong();
-            } else if end > begin
-                && let Some(event) = lines.line(&buffer[begin..end])
-            {
-                sink(&event, lines.names)?;
+            } else if end > begin {
+                lines.line(&buffer[begin..end], &mut sink)?;
             }
             break;
         }
@@ -123,6 +128,8 @@ struct Lines<'a, W> {
     number: u64,
     /// The last time stamp.
     last: u64,
+    /// The last tasks, by CPU.
+    comms: [([u8; DASH], Name); COMMS],
     /// The last event was a text of user space, which may go on in the lines behind it.
     goes_on: bool,
 }
@@ -142,23 +149,31 @@ struct Context<'a> {
 }
 
 impl<W: Wanted> Lines<'_, W> {
-    fn line(&mut self, line: &[u8]) -> Option<Event> {
+    fn line<E>(&mut self, line: &[u8], sink: &mut impl FnMut(&Event, &mut Names) -> Result<(), E>) -> Result<(), E> {
         self.number += 1;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if let Some(context) = context(line) {
-            return self.event(line, &context);
+            return self.event(line, &context, sink);
         }
         // What was pasted from a web page has its blanks as U+00A0.
         if memchr::memmem::find(line, NO_BREAK).is_some() {
             let plain = String::from_utf8_lossy(line).replace('\u{A0}', " ");
             if let Some(context) = context(plain.as_bytes()) {
-                return self.event(plain.as_bytes(), &context);
+                return self.event(plain.as_bytes(), &context, sink);
             }
         }
-        self.no_event(line)
+        match self.no_event(line) {
+            Some(event) => sink(&event, self.names),
+            None => Ok(()),
+        }
     }
 
-    fn event(&mut self, line: &[u8], context: &Context<'_>) -> Option<Event> {
+    fn event<E>(
+        &mut self,
+        line: &[u8],
+        context: &Context<'_>,
+        sink: &mut impl FnMut(&Event, &mut Names) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.goes_on = context.event.starts_with(b"tracing_mark_write:") || context.event.starts_with(b"print:");
         if context.unit == 0 {
             self.told.ticks = true;
@@ -169,15 +184,15 @@ impl<W: Wanted> Lines<'_, W> {
             Heard::Event(what) => what,
             Heard::Other => {
                 self.tally.others += 1;
-                return None;
+                return Ok(());
             }
             Heard::Ignored => {
                 self.tally.ignored += 1;
-                return None;
+                return Ok(());
             }
             Heard::Bad(why) => {
                 self.unknown(line, why);
-                return None;
+                return Ok(());
             }
         };
         self.told.highest_cpu = self.told.highest_cpu.max(Some(context.cpu));
@@ -187,14 +202,21 @@ impl<W: Wanted> Lines<'_, W> {
         let mut flags = [0; 8];
         let told = context.flags.len().min(8);
         flags[..told].copy_from_slice(&context.flags[..told]);
-        Some(Event {
-            t: context.t,
-            cpu: context.cpu,
-            pid: Some(context.pid),
-            comm: self.names.add(context.comm),
-            flags,
-            what,
-        })
+        let comm = self.comm(context);
+        let event = Event { t: context.t, cpu: context.cpu, pid: Some(context.pid), comm, flags, what };
+        sink(&event, self.names)
+    }
+
+    /// The task's name: mostly that of the CPU's last event.
+    fn comm(&mut self, context: &Context<'_>) -> Name {
+        let mut text = [0; DASH];
+        let Some(place) = text.get_mut(..context.comm.len()) else { return self.names.add(context.comm) };
+        place.copy_from_slice(context.comm);
+        let last = &mut self.comms[usize::from(context.cpu) % COMMS];
+        if last.0 != text {
+            *last = (text, self.names.add(context.comm));
+        }
+        last.1
     }
 
     #[cold]
@@ -286,7 +308,7 @@ impl<W: Wanted> Lines<'_, W> {
 
     /// Reads an event from its name on.
     fn what(&mut self, event: &[u8]) -> Heard {
-        let Some(end) = event.iter().position(|byte| matches!(byte, b':' | b' ')) else {
+        let Some(end) = memchr::memchr2(b':', b' ', event) else {
             return match event {
                 b"" => Heard::Bad("an event without a name"),
                 _ => Heard::Other,
@@ -351,6 +373,9 @@ const DASH: usize = 16;
 
 /// A blank at which no line may break, U+00A0.
 const NO_BREAK: &[u8] = "\u{A0}".as_bytes();
+
+/// Tasks that are remembered.
+const COMMS: usize = 64;
 
 /// How far into a line a dash is looked for where the columns are lost.
 const SEARCHED: usize = 64;
@@ -648,8 +673,8 @@ fn value<'a>(text: &'a [u8], label: &[u8]) -> Option<&'a [u8]> {
 fn pointer(text: &[u8]) -> u64 {
     let text = text.trim_ascii();
     let text = text.strip_prefix(b"0x").unwrap_or(text);
-    let digits = text.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    hexadecimal(&text[..digits]).unwrap_or(0)
+    let digits = text.iter().take(16).map_while(|digit| nibble(*digit));
+    digits.fold(0, |value, digit| value << 4 | u64::from(digit))
 }
 
 /// A decimal number, or a hexadecimal one behind `0x`, at the begin of a text.
