@@ -17,13 +17,17 @@ use zerocopy::FromZeros;
 use super::calls::{Call, CallCounts, Callback, Calls};
 use super::stages::{Stage, StageFigures};
 use super::witness::{Excused, GapTotals, Recovered, Series};
-use super::{Counts, Free, From, Ipis, LaneTally, MOST_EVIDENCE, MOST_VALUES, Probes, Slot, View};
+use super::{Counts, Free, From, Ipis, LaneTally, MOST_EVIDENCE, Probes, Slot, View};
 use crate::capture::{Capture, CaptureError};
 use crate::linux::{Decoder, Table};
 use crate::stats::{Figures, Samples};
 
 /// The calls that waited longest are kept, so many of them: as on bare metal.
 const MOST_SLOWEST: usize = 64;
+
+/// Latencies that are kept as they are, of each pair and stage; beyond, percentiles come from a histogram, so that a trace of any length is
+/// read in bounded memory.
+const KEPT: usize = 1 << 16;
 
 /// Calls that wait for their function, of all queues; more come of garbage.
 const MOST_CALLS: usize = 1 << 20;
@@ -344,8 +348,8 @@ impl<'a> Joiner<'a> {
                 reason,
                 state,
                 counts: Counts::default(),
-                samples: Samples::new(MOST_VALUES),
-                free: Samples::new(MOST_VALUES),
+                samples: Samples::new(KEPT),
+                free: Samples::new(KEPT),
                 worst: None,
             });
             gathered.len() - 1
@@ -379,14 +383,14 @@ impl<'a> Joiner<'a> {
                 slot.worst = Some((t, latency));
             }
             let key = (Stage::SendToEntry, kind(self.table.name(reason)), at);
-            self.stages.entry(key).or_insert_with(|| Samples::new(MOST_VALUES)).push(latency);
+            self.stages.entry(key).or_insert_with(|| Samples::new(KEPT)).push(latency);
         }
     }
 
     fn stage(&mut self, stage: Stage, reason: Name, at: u16, length: u64) {
         if self.timed {
             let key = (stage, kind(self.table.name(reason)), at);
-            self.stages.entry(key).or_insert_with(|| Samples::new(MOST_VALUES)).push(length);
+            self.stages.entry(key).or_insert_with(|| Samples::new(KEPT)).push(length);
         }
     }
 
@@ -418,7 +422,7 @@ impl<'a> Joiner<'a> {
         }
         let waited = t.saturating_sub(call.t);
         let key = (Stage::QueueToCallback, Some(IpiKind::CallFunction), at);
-        self.stages.entry(key).or_insert_with(|| Samples::new(MOST_VALUES)).push(waited);
+        self.stages.entry(key).or_insert_with(|| Samples::new(KEPT)).push(waited);
         if self.slowest.len() < MOST_SLOWEST || self.slowest.last().is_some_and(|last| waited > wait(last)) {
             let call = Call {
                 caller: call.caller,
@@ -441,9 +445,9 @@ impl<'a> Joiner<'a> {
 
     fn ran(&mut self, function: Name, at: u16, length: u64) {
         if self.timed {
-            self.callbacks.entry((function, at)).or_insert_with(|| Samples::new(MOST_VALUES)).push(length);
+            self.callbacks.entry((function, at)).or_insert_with(|| Samples::new(KEPT)).push(length);
             let key = (Stage::Callback, Some(IpiKind::CallFunction), at);
-            self.stages.entry(key).or_insert_with(|| Samples::new(MOST_VALUES)).push(length);
+            self.stages.entry(key).or_insert_with(|| Samples::new(KEPT)).push(length);
         }
     }
 
@@ -522,6 +526,7 @@ impl<'a> Joiner<'a> {
                 linux.reasons.len() - 1
             });
             let busy = free.len() < samples.len();
+            let exact = samples.is_exact();
             let (mut figures, mut free) = (Figures::of_samples(samples), Figures::of_samples(free));
             slots.push(Slot {
                 from,
@@ -535,7 +540,7 @@ impl<'a> Joiner<'a> {
                 counts,
                 latency: figures.summary(resolution as f64),
                 figures,
-                exact: true,
+                exact,
                 worst,
                 free: busy.then(|| Free { latency: free.summary(resolution as f64), figures: free }),
                 probes: Probes::default(),
