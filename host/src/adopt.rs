@@ -16,7 +16,7 @@ use crate::capture::{Attachment, CaptureWriter, ELF_ATTACHMENT, Ended, ErrorInfo
 use crate::drain::{self, Live, Pace, Settings};
 use crate::error::{Failure, exit};
 use crate::firmware;
-use crate::plan::{Keep, PhaseMeta, PlanMeta};
+use crate::plan::{PhaseMeta, PlanMeta};
 use crate::progress::Progress;
 use crate::run::{Finished, Reserved, unwritable};
 
@@ -188,26 +188,11 @@ fn nameless(directory: &Directory) -> PlanMeta {
         ..PhaseMeta::default()
     };
     PlanMeta {
-        name: "unknown".into(),
-        source: String::new(),
-        cores: directory.core_count as u16,
         phases: (0..directory.phase_count.min(1024)).map(phase).collect(),
-        expected_sends: 0,
-        expected_records: 0,
-        faults: Vec::new(),
-        keep: Keep::All,
         deterministic: directory.deterministic != 0,
         level: TraceLevel::from_code(directory.trace_level).name().into(),
         policy: Policy::from_code(directory.policy).name().into(),
-        timeout_ns: 0,
-        probe_ns: 0,
-        duration_ns: 0,
-        ring_bytes: 0,
-        slots_without_histogram: 0,
-        host_deadline_ms: 0,
-        heartbeat_ns: 0,
-        gap_ns: 0,
-        seed: None,
+        ..PlanMeta::unplanned("unknown", directory.core_count as u16)
     }
 }
 

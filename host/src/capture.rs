@@ -305,6 +305,24 @@ pub struct Ending {
     pub stopped_by: Option<StoppedBy>,
 }
 
+impl Ending {
+    /// One that took so many seconds and of which nothing else is to be said.
+    pub fn new(ended: Ended, host_seconds: f64) -> Ending {
+        Ending {
+            ended,
+            error: None,
+            lanes: Vec::new(),
+            host_seconds,
+            counter_check: None,
+            steal: None,
+            host_load: None,
+            notes: Vec::new(),
+            counters_moved: false,
+            stopped_by: None,
+        }
+    }
+}
+
 /// An expression that ended a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoppedBy {
@@ -1511,18 +1529,7 @@ mod tests {
     }
 
     fn ending() -> Ending {
-        Ending {
-            ended: Ended::Complete,
-            error: None,
-            lanes: Vec::new(),
-            host_seconds: 1.0,
-            counter_check: None,
-            steal: None,
-            host_load: None,
-            notes: Vec::new(),
-            counters_moved: false,
-            stopped_by: None,
-        }
+        Ending::new(Ended::Complete, 1.0)
     }
 
     /// Records `first .. first + count`, of one kind, each as late as its number.

@@ -308,18 +308,7 @@ pub fn drain<T: Live>(
     progress.clear();
     let host_seconds = started.elapsed().as_secs_f64();
     let notes = target.notes();
-    let ending = Ending {
-        ended,
-        error,
-        lanes,
-        host_seconds,
-        counter_check,
-        steal: None,
-        host_load: None,
-        notes,
-        counters_moved: false,
-        stopped_by: None,
-    };
+    let ending = Ending { error, lanes, counter_check, notes, ..Ending::new(ended, host_seconds) };
     Ok(Outcome { ending, measured, timings })
 }
 

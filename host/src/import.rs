@@ -15,7 +15,7 @@ use linux_trace::{Event, Names, Tally, What, dat, input};
 use crate::capture::{CaptureError, CaptureWriter, Ended, Ending, ErrorInfo, RunInfo, VerdictScope};
 use crate::error::{Explain, Failure, FileError, exit};
 use crate::linux::{self, Encoder, ROW_BYTES, Row, Table};
-use crate::plan::{Keep, PhaseMeta, PlanMeta};
+use crate::plan::{PhaseMeta, PlanMeta};
 use crate::run::Reserved;
 
 /// What is to be imported.
@@ -110,8 +110,13 @@ const WINDOW: usize = 1 << 18;
 const BATCH: usize = 1 << 14;
 
 /// From what is read to the capture.
-struct Sink {
-    writer: CaptureWriter,
+struct Sink<'a> {
+    /// `None` until there is an IPI: a file that is no trace must not cost a capture of the same name.
+    writer: Option<CaptureWriter>,
+    path: &'a Path,
+    info: &'a RunInfo,
+    /// Events before the first IPI that the window had no room for.
+    early: u64,
     encoder: Encoder,
     window: Vec<Event>,
     rows: Vec<u8>,
@@ -132,7 +137,7 @@ struct Sink {
     unruled: u64,
 }
 
-impl Sink {
+impl Sink<'_> {
     fn event(&mut self, event: &Event, names: &mut Names) -> Result<(), CaptureError> {
         let event = match event.what {
             What::Mark { .. } => match self.rules.meaning(event, names) {
@@ -144,7 +149,7 @@ impl Sink {
             },
             _ => *event,
         };
-        *self.counts.entry(linux::kind_name(&event.what)).or_default() += 1;
+        *self.counts.entry(event.what.name()).or_default() += 1;
         let named = match event.what {
             What::Raise { targets, .. } | What::SendMask { targets, .. } => targets.iter().last().unwrap_or(0),
             What::SendCpu { cpu, .. } | What::Queue { cpu, .. } => cpu,
@@ -155,8 +160,17 @@ impl Sink {
         if self.window.len() >= WINDOW { self.emit(WINDOW / 2) } else { Ok(()) }
     }
 
+    /// Whether there is anything to make a capture of.
+    fn has_ipis(&self) -> bool {
+        self.counts.keys().any(|kind| kind.starts_with("ipi_") || kind.starts_with("csd_"))
+    }
+
     /// Writes the first `count` events of the window, in order of time.
     fn emit(&mut self, count: usize) -> Result<(), CaptureError> {
+        if !self.has_ipis() {
+            self.early += self.window.drain(..count.min(self.window.len())).len() as u64;
+            return Ok(());
+        }
         // Stable, and nearly nothing to do where they are in order.
         self.window.sort_by_key(|event| event.t);
         let Sink { window, encoder, rows, newest, newest_cpu, late, ties, .. } = self;
@@ -166,18 +180,22 @@ impl Sink {
             (*newest, *newest_cpu) = (event.t.max(*newest), event.cpu);
             encoder.encode(&event, |row: Row| linux::put(&row, rows));
         }
-        self.write(BATCH * ROW_BYTES)
+        let whole = self.rows.len() / (BATCH * ROW_BYTES) * (BATCH * ROW_BYTES);
+        self.write(whole)
     }
 
-    /// Writes rows in messages of `batch` bytes; what is less waits.
-    fn write(&mut self, batch: usize) -> Result<(), CaptureError> {
-        let whole = self.rows.len() / batch * batch;
-        for rows in self.rows[..whole].chunks_exact(batch) {
-            self.writer.linux_rows(self.written, rows)?;
-            self.written += (batch / ROW_BYTES) as u64;
+    /// Writes so many bytes of rows, in messages of a batch; what is more waits.
+    fn write(&mut self, bytes: usize) -> Result<(), CaptureError> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(CaptureWriter::create(self.path, self.info, &[])?),
+        };
+        for rows in self.rows[..bytes].chunks(BATCH * ROW_BYTES) {
+            writer.linux_rows(self.written, rows)?;
+            self.written += (rows.len() / ROW_BYTES) as u64;
         }
-        self.rows.drain(..whole);
-        self.writer.flush_if_due()
+        self.rows.drain(..bytes);
+        writer.flush_if_due()
     }
 }
 
@@ -206,10 +224,13 @@ pub fn import(request: &Request) -> Result<Imported, Failure> {
     let stem = name.split('.').next().unwrap_or_default();
     let (wanted, rules) = (rules(&request.rules)?, rules(&request.rules)?);
     let reserved = Reserved::take(request.out.as_deref(), if stem.is_empty() { "trace" } else { stem })?;
-    let mut info = describe(request);
+    let began_as = describe(request);
     let mut names = Names::new();
     let mut sink = Sink {
-        writer: CaptureWriter::create(&reserved.path, &info, &[])?,
+        writer: None,
+        path: &reserved.path,
+        info: &began_as,
+        early: 0,
         encoder: Encoder::default(),
         window: Vec::new(),
         rows: Vec::new(),
@@ -238,14 +259,15 @@ pub fn import(request: &Request) -> Result<Imported, Failure> {
         let (told, tally) = text::read(input, &wanted, &mut names, |event, names| sink.event(event, names))?;
         Source::of_text(told, tally, packing)
     };
-    sink.emit(usize::MAX)?;
-    sink.write(ROW_BYTES)?;
-    if sink.counts.keys().all(|kind| !kind.starts_with("ipi_") && !kind.starts_with("csd_")) {
+    if !sink.has_ipis() {
         return Err(ImportError::Nothing { path: path.clone(), reason: nothing(&told) }.into());
     }
     reserved.keep();
+    sink.emit(usize::MAX)?;
+    sink.write(sink.rows.len())?;
     let cpus = told.cpus.unwrap_or(0).clamp(u32::from(sink.highest) + 1, linux_trace::mask::MOST_CPUS as u32) as u16;
     let notes = notes(&told, &sink);
+    let mut info = began_as.clone();
     info.machine = match &told.release {
         Some(release) => format!("Linux {release}"),
         None => "Linux".into(),
@@ -256,7 +278,7 @@ pub fn import(request: &Request) -> Result<Imported, Failure> {
         phase.timed = told.resolution_ns > 0;
     }
     let unordered = told.resolution_ns == 0 && sink.ties > 0;
-    let Sink { mut writer, encoder, written, counts, .. } = sink;
+    let Sink { writer, encoder, written, counts, .. } = sink;
     let (names, masks) = encoder.tables(&names);
     let Source { format, resolution_ns, tally, cut, .. } = told;
     let table = Table {
@@ -274,6 +296,10 @@ pub fn import(request: &Request) -> Result<Imported, Failure> {
         lost: tally.lost,
         gaps: tally.gaps,
     };
+    // It was created with the first row.
+    let Some(mut writer) = writer else {
+        return Err(ImportError::Nothing { path: path.clone(), reason: "none was written".into() }.into());
+    };
     writer.linux_table(&table, &info)?;
     let seconds = began.elapsed().as_secs_f64();
     let error = cut.map(|why| ErrorInfo {
@@ -281,18 +307,8 @@ pub fn import(request: &Request) -> Result<Imported, Failure> {
         message: format!("the trace breaks off: {why}"),
         next_step: "the capture holds what came before; get the file again".into(),
     });
-    writer.finish(&Ending {
-        ended: if error.is_some() { Ended::Interrupted } else { Ended::Complete },
-        error,
-        lanes: Vec::new(),
-        host_seconds: seconds,
-        counter_check: None,
-        steal: None,
-        host_load: None,
-        notes: Vec::new(),
-        counters_moved: false,
-        stopped_by: None,
-    })?;
+    let ended = if error.is_some() { Ended::Interrupted } else { Ended::Complete };
+    writer.finish(&Ending { error, ..Ending::new(ended, seconds) })?;
     Ok(Imported { capture: reserved.path.clone(), table, cpus, notes, seconds })
 }
 
@@ -473,6 +489,9 @@ fn notes(told: &Source, sink: &Sink) -> Vec<String> {
     if sink.late > 0 {
         notes.push(format!("{} events stand out of their order of time", sink.late));
     }
+    if sink.early > 0 {
+        notes.push(format!("{} events before the first IPI were left out", sink.early));
+    }
     if sink.unruled > 0 {
         notes.push(format!("{} marks fit no rule", sink.unruled));
     }
@@ -495,10 +514,6 @@ fn describe(request: &Request) -> RunInfo {
         qemu_arguments: Vec::new(),
         tags: request.tags.clone(),
         plan: PlanMeta {
-            // Not the file's name: two traces of one machine are of the same "plan".
-            name: PLAN.into(),
-            source: String::new(),
-            cores: 1,
             phases: vec![PhaseMeta {
                 name: "trace".into(),
                 pattern: "linux".into(),
@@ -506,22 +521,9 @@ fn describe(request: &Request) -> RunInfo {
                 state: "unknown".into(),
                 ..PhaseMeta::default()
             }],
-            expected_sends: 0,
-            expected_records: 0,
-            faults: Vec::new(),
-            keep: Keep::All,
-            deterministic: false,
             level: "calls".into(),
             policy: "stop".into(),
-            timeout_ns: 0,
-            probe_ns: 0,
-            duration_ns: 0,
-            ring_bytes: 0,
-            slots_without_histogram: 0,
-            host_deadline_ms: 0,
-            heartbeat_ns: 0,
-            gap_ns: 0,
-            seed: None,
+            ..PlanMeta::unplanned(PLAN, 1)
         },
         firmware_build_id: String::new(),
         nonce: 0,
@@ -533,5 +535,5 @@ fn describe(request: &Request) -> RunInfo {
 /// `target.source` of an imported capture.
 pub const SOURCE: &str = "linux";
 
-/// The plan's name in such a capture.
+/// The plan's name in such a capture. Not the file's: two traces of one machine are of the same "plan".
 const PLAN: &str = "linux-trace";

@@ -57,26 +57,6 @@ impl Table {
     }
 }
 
-/// The kernel's name for an event.
-pub const fn kind_name(what: &What) -> &'static str {
-    match what {
-        What::Raise { .. } => "ipi_raise",
-        What::Entry { .. } => "ipi_entry",
-        What::Exit { .. } => "ipi_exit",
-        What::SendCpu { .. } => "ipi_send_cpu",
-        What::SendMask { .. } => "ipi_send_cpumask",
-        What::Queue { .. } => "csd_queue_cpu",
-        What::FunctionEntry { .. } => "csd_function_entry",
-        What::FunctionExit { .. } => "csd_function_exit",
-        What::IrqEntry { .. } => "irq_handler_entry",
-        What::IrqExit { .. } => "irq_handler_exit",
-        What::Idle { .. } => "cpu_idle",
-        What::Switch { .. } => "sched_switch",
-        What::Mark { .. } => "mark",
-        What::Lost { .. } => "lost",
-    }
-}
-
 /// The rows' own numbers of kinds: a part of the capture's format.
 mod kind {
     pub const RAISE: u8 = 1;

@@ -260,6 +260,32 @@ pub struct PlanMeta {
 }
 
 impl PlanMeta {
+    /// That of a run that no plan of ours made: nothing of it is known but its name and its cores.
+    pub fn unplanned(name: impl Into<String>, cores: u16) -> PlanMeta {
+        PlanMeta {
+            name: name.into(),
+            source: String::new(),
+            cores,
+            phases: Vec::new(),
+            expected_sends: 0,
+            expected_records: 0,
+            faults: Vec::new(),
+            keep: Keep::All,
+            deterministic: false,
+            level: String::new(),
+            policy: String::new(),
+            timeout_ns: 0,
+            probe_ns: 0,
+            duration_ns: 0,
+            ring_bytes: 0,
+            slots_without_histogram: 0,
+            host_deadline_ms: 0,
+            heartbeat_ns: 0,
+            gap_ns: 0,
+            seed: None,
+        }
+    }
+
     /// How long the plan is repeated, if it is.
     pub fn duration(&self) -> Option<Duration> {
         (self.duration_ns > 0).then(|| Duration::from_nanos(self.duration_ns))

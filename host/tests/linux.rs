@@ -53,6 +53,32 @@ fn refused(bytes: &[u8]) -> String {
     failure.message
 }
 
+#[test]
+fn an_import_that_fails_leaves_the_capture_that_had_its_name() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (file, out) = (place.path().join("not.txt"), place.path().join("old.mcap"));
+    std::fs::write(&out, "an older capture").expect("written");
+    // Other events alone, more of them than the window holds, and what is no trace at all.
+    let others = "            init-1       [000] d....     8.034540: cpu_idle: state=1 cpu_id=0\n".repeat(300_000);
+    for text in [others.as_str(), "hello\n", ""] {
+        std::fs::write(&file, text).expect("written");
+        let request = Request { file: file.clone(), out: Some(out.clone()), ..Request::default() };
+        let failure = import::import(&request).expect_err("refused");
+        assert_eq!((failure.kind.as_str(), failure.exit_code), ("import", exit::MISUSED), "{failure}");
+        assert_eq!(std::fs::read_to_string(&out).ok().as_deref(), Some("an older capture"));
+    }
+    // An IPI behind them is found, and what was left out is told.
+    let text = format!("{others}            init-1       [000] d....     8.034541: ipi_entry: (IRQ work interrupts)\n");
+    std::fs::write(&file, text).expect("written");
+    let imported = import(&file, place.path());
+    assert!(
+        imported.notes.iter().any(|note| note.contains("before the first IPI were left out")),
+        "{:?}",
+        imported.notes
+    );
+    assert_eq!(imported.table.count("ipi_entry"), 1);
+}
+
 fn suspects(report: &Report) -> Vec<String> {
     report.suspects.iter().map(|it| format!("{} {}", it.subject(), it.detector)).collect()
 }

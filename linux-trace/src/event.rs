@@ -173,6 +173,29 @@ pub enum What {
     },
 }
 
+impl What {
+    /// The kernel's name for it; `mark` and `lost` of what has none.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            What::Raise { .. } => "ipi_raise",
+            What::Entry { .. } => "ipi_entry",
+            What::Exit { .. } => "ipi_exit",
+            What::SendCpu { .. } => "ipi_send_cpu",
+            What::SendMask { .. } => "ipi_send_cpumask",
+            What::Queue { .. } => "csd_queue_cpu",
+            What::FunctionEntry { .. } => "csd_function_entry",
+            What::FunctionExit { .. } => "csd_function_exit",
+            What::IrqEntry { .. } => "irq_handler_entry",
+            What::IrqExit { .. } => "irq_handler_exit",
+            What::Idle { .. } => "cpu_idle",
+            What::Switch { .. } => "sched_switch",
+            What::Mark { .. } => "mark",
+            What::Lost { .. } => "lost",
+        }
+    }
+}
+
 /// Where something stands in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {

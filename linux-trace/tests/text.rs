@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use linux_trace::{Event, Names, Tally, What, input, text};
+use linux_trace::{Event, Names, Tally, input, text};
 
 /// The reference set, where it is: it does not come with the project.
 fn traces() -> Option<PathBuf> {
@@ -36,31 +36,12 @@ struct Read {
 fn read(path: &Path) -> Read {
     let mut counts = BTreeMap::new();
     let keep = |event: &Event, _: &mut Names| -> Result<(), std::convert::Infallible> {
-        *counts.entry(name(&event.what)).or_default() += 1;
+        *counts.entry(event.what.name()).or_default() += 1;
         Ok(())
     };
     let (_, file) = input::open(path).expect("opens");
     let (told, tally) = text::read(file, &text::NoMarks, &mut Names::new(), keep).expect("reads");
     Read { told, tally, counts }
-}
-
-fn name(what: &What) -> &'static str {
-    match what {
-        What::Raise { .. } => "ipi_raise",
-        What::Entry { .. } => "ipi_entry",
-        What::Exit { .. } => "ipi_exit",
-        What::SendCpu { .. } => "ipi_send_cpu",
-        What::SendMask { .. } => "ipi_send_cpumask",
-        What::Queue { .. } => "csd_queue_cpu",
-        What::FunctionEntry { .. } => "csd_function_entry",
-        What::FunctionExit { .. } => "csd_function_exit",
-        What::IrqEntry { .. } => "irq_handler_entry",
-        What::IrqExit { .. } => "irq_handler_exit",
-        What::Idle { .. } => "cpu_idle",
-        What::Switch { .. } => "sched_switch",
-        What::Mark { .. } => "mark",
-        What::Lost { .. } => "lost",
-    }
 }
 
 #[test]

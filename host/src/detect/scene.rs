@@ -8,7 +8,7 @@ use super::{Evidence, Findings, Suspect, detect};
 use crate::capture::{Ended, Ending, RunInfo, VerdictScope};
 use crate::correlate::witness::{Excused, GapTotals, Recovered, Series};
 use crate::correlate::{Counts, Free, From, Ipis, Probes, Slot, View};
-use crate::plan::{Keep, PhaseMeta, PlanMeta};
+use crate::plan::{PhaseMeta, PlanMeta};
 use crate::stats::{Figures, Samples};
 use crate::symbols::Symbols;
 
@@ -65,26 +65,12 @@ impl Scene {
         let directory = Directory { counter_hz: HZ, core_count: cores.into(), ..Directory::new_zeroed() };
         let status = Status { state: run_state::ENDED, started: 1, ended: HZ, ..Status::new_zeroed() };
         let plan = PlanMeta {
-            name: "scene".into(),
-            source: String::new(),
-            cores,
-            phases: Vec::new(),
-            expected_sends: 0,
-            expected_records: 0,
-            faults: Vec::new(),
-            keep: Keep::All,
             deterministic: true,
             level: "ipi".into(),
             policy: "overwrite".into(),
             timeout_ns: 100_000_000,
             probe_ns: 1_000_000,
-            duration_ns: 0,
-            ring_bytes: 0,
-            slots_without_histogram: 0,
-            host_deadline_ms: 0,
-            heartbeat_ns: 0,
-            gap_ns: 0,
-            seed: None,
+            ..PlanMeta::unplanned("scene", cores)
         };
         Scene {
             info: RunInfo {
@@ -106,18 +92,7 @@ impl Scene {
                 cores,
                 notes: Vec::new(),
             },
-            ending: Ending {
-                ended: Ended::Complete,
-                error: None,
-                lanes: Vec::new(),
-                host_seconds: 1.0,
-                counter_check: None,
-                steal: None,
-                host_load: None,
-                notes: Vec::new(),
-                counters_moved: false,
-                stopped_by: None,
-            },
+            ending: Ending::new(Ended::Complete, 1.0),
             ipis: Ipis {
                 from: From::Target,
                 slots: Vec::new(),

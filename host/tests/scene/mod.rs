@@ -280,18 +280,7 @@ impl Scene {
                 left,
             }
         });
-        let ending = Ending {
-            ended,
-            error: None,
-            lanes: lanes.collect(),
-            host_seconds: 1.0,
-            counter_check: None,
-            steal: None,
-            notes: Vec::new(),
-            host_load: None,
-            counters_moved: false,
-            stopped_by: None,
-        };
+        let ending = Ending { lanes: lanes.collect(), ..Ending::new(ended, 1.0) };
         capture.finish(&ending).expect("is finished");
     }
 }

@@ -498,16 +498,9 @@ impl Simulator {
             }
         };
         Ending {
-            ended,
-            error: None,
             lanes: self.lanes.iter().enumerate().map(lane).collect(),
-            host_seconds: 1.5,
-            counter_check: None,
             steal: self.steal,
-            notes: Vec::new(),
-            host_load: None,
-            counters_moved: false,
-            stopped_by: None,
+            ..Ending::new(ended, 1.5)
         }
     }
 
