@@ -113,4 +113,11 @@ elif ! { have apt-get && apt_install u-boot-qemu; }; then
     say "no U-Boot for QEMU (Debian: u-boot-qemu): the tests that boot under it are skipped"
 fi
 
+# --- trace-cmd: the tests hold what is read of trace.dat against what it prints ----------------------------------------------
+if have trace-cmd; then
+    say "trace-cmd: installed"
+elif ! { have apt-get && apt_install trace-cmd; }; then
+    say "no trace-cmd: the test that compares with it is skipped"
+fi
+
 say "done; try: cargo run --release -p host -- qemu"
