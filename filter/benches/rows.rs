@@ -1,7 +1,7 @@
 //! How many rows a filter is asked of, rows/s on one core.
 //!
-//! `cargo bench -p filter`. Rows lie in memory (32 bytes each, 64 Ki of them: a second-level cache holds them), so that what is
-//! measured is the filter, not the source. The best of several repetitions is told: the machine may be busy.
+//! `cargo bench -p filter`. Rows lie in memory (32 bytes each, 64 Ki of them: a second-level cache holds them), so that
+//! what is measured is the filter, not the source. The best of several repetitions is told: the machine may be busy.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -19,7 +19,8 @@ pub enum Type {
     Number,
     /// A name or another text.
     Text,
-    /// A symbol as the kernel prints it, `name+0x10/0x48 [module]`. Compared with a text without `+` and blank, only the name counts.
+    /// A symbol as the kernel prints it, `name+0x10/0x48 [module]`. Compared with a text without `+` and blank, only
+    /// the name counts.
     Symbol,
     /// One of these words, at most 64; a row tells its place among them.
     Enum(&'static [&'static str]),

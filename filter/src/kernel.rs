@@ -1,8 +1,8 @@
 //! The same filter in the kernel's own language, where the kernel knows what is asked.
 //!
-//! Linux 6.6 and newer compare masks and CPU numbers with `CPUS{…}`, `&`, `==`, `!=` (`Documentation/trace/events.rst`, 5.1);
-//! addresses are compared by `FIELD.function == SYMBOL`, strings by `==`, `!=`, `~`. What is not known when a send is recorded
-//! (latency, outcome, state …) can't be asked there.
+//! Linux 6.6 and newer compare masks and CPU numbers with `CPUS{…}`, `&`, `==`, `!=` (`Documentation/trace/events.rst`,
+//! 5.1); addresses are compared by `FIELD.function == SYMBOL`, strings by `==`, `!=`, `~`. What is not known when a
+//! send is recorded (latency, outcome, state …) can't be asked there.
 
 use std::fmt;
 
@@ -95,7 +95,7 @@ pub(crate) fn filters(filter: &Filter) -> Result<Vec<KernelFilter>, KernelError>
         // Where the mask is an array of longs the kernel takes the word that says where it lies for a CPU's number.
         let needs = (event == Event::Raise && expression.contains("target_cpus")).then_some(
             "`field:__data_loc cpumask_t target_cpus` in events/ipi/ipi_raise/format; where it is `unsigned long[]` (6.12 and \
-             older) this filter is taken, and picks nothing",
+             older) this filter is taken and compares the wrong word: it picks nothing, negated all",
         );
         lines.push(KernelFilter { event: event.name(), expression, needs });
     }

@@ -1,18 +1,18 @@
 //! The one expression language of every verb that reads events: `target & CPUS{4} && latency > 10us`.
 //!
 //! `docs/filters.md` is the language in one page. The spelling is that of Linux's event filters and of trace-cmd
-//! (`Documentation/trace/events.rst`, 5.1) where they have one, so that what a kernel engineer types by habit works; what they
-//! lack (durations, pairs, ranges, outcomes, neighbours) is added, and a mistake is shown at its place.
+//! (`Documentation/trace/events.rst`, 5.1) where they have one, so that what a kernel engineer types by habit works;
+//! what they lack (durations, pairs, ranges, outcomes, neighbours) is added, and a mistake is shown at its place.
 //!
-//! text -> [`Filter::parse`] with a [`Schema`] -> tree (printed, explained, turned into Linux's filters) -> a flat program that is
-//! run against each [`Row`] without allocating.
+//! text -> [`Filter::parse`] with a [`Schema`] -> tree (printed, explained, turned into Linux's filters) -> a flat
+//! program that is run against each [`Row`] without allocating.
 //!
 //! # Three-valued logic
 //!
-//! A row need not have every field: a reception whose sender's record was lapped has no `latency`. A comparison of a field that
-//! the row lacks is neither true nor false but *unknown*, as in SQL: `!` of unknown is unknown, `&&` with false is false, `||`
-//! with true is true. A row is picked only where the whole is true, so `latency > 10us` and `!(latency > 10us)` both leave out
-//! a row without a latency, and so does `latency != 10us`.
+//! A row need not have every field: a reception whose sender's record was lapped has no `latency`. A comparison of a
+//! field that the row lacks is neither true nor false but *unknown*, as in SQL: `!` of unknown is unknown, `&&` with
+//! false is false, `||` with true is true. A row is picked only where the whole is true, so `latency > 10us` and
+//! `!(latency > 10us)` both leave out a row without a latency, and so does `latency != 10us`.
 
 mod error;
 mod expr;
@@ -23,6 +23,7 @@ mod program;
 #[cfg(test)]
 mod tests;
 mod value;
+mod widen;
 
 pub use error::FilterError;
 pub use fields::{Clock, FIELDS, Field, FieldId, Linux, Schema, Type};
@@ -30,6 +31,7 @@ pub use kernel::{KernelError, KernelFilter};
 pub use parse::{LONGEST, MOST_DEPTH};
 pub use program::{Cpus, Row};
 pub use value::{Amount, CpuSet, MOST_CPUS};
+pub use widen::{MOST_NEIGHBOURS, Widen};
 
 use expr::Expr;
 use program::Program;
@@ -79,13 +81,14 @@ impl Filter {
         self.program.picks(row)
     }
 
-    /// Around what is picked, how much more belongs to it. Widening is the caller's, who has the rows in their order.
+    /// Around what is picked, how much more belongs to it: [`Widen`] adds it, told row by row what is picked.
     #[must_use]
     pub fn neighbours(&self) -> Option<Around> {
         self.around
     }
 
-    /// The percentiles that it compares with, each once. Until [`Filter::resolve`] told them, such a comparison is unknown.
+    /// The percentiles that it compares with, each once. Until [`Filter::resolve`] told them, such a comparison is
+    /// unknown.
     #[must_use]
     pub fn percentiles(&self) -> Vec<Percentile> {
         let mut all = Vec::new();
@@ -100,8 +103,8 @@ impl Filter {
         all
     }
 
-    /// Tells it the percentiles, in the rows' unit ([`Clock`]); `None` where the sample carries none, and the comparison stays
-    /// unknown.
+    /// Tells it the percentiles, in the rows' unit ([`Clock`]); `None` where the sample carries none, and the
+    /// comparison stays unknown.
     pub fn resolve(&mut self, mut percentile: impl FnMut(Percentile) -> Option<u64>) {
         self.program = Program::new(&self.expr, &self.schema, &mut percentile);
     }
@@ -133,8 +136,8 @@ impl Filter {
         text
     }
 
-    /// The same in the kernel: what to write to `events/ipi/EVENT/filter` of Linux 6.6 or newer, for each event of sending that
-    /// it can pick.
+    /// The same in the kernel: what to write to `events/ipi/EVENT/filter` of Linux 6.6 or newer, for each event of
+    /// sending that it can pick.
     ///
     /// # Errors
     ///

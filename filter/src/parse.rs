@@ -15,6 +15,7 @@ use crate::expr::{CpuRelation, Ends, Expr, Order, Range, Test, What};
 use crate::fields::{Clock, Field, FieldId, Schema, Type};
 use crate::program::places;
 use crate::value::{Amount, CpuSet, MOST_CPUS, UNITS, scaled};
+use crate::widen::MOST_NEIGHBOURS;
 
 /// Longer filters are a mistake, bytes.
 pub const LONGEST: usize = 4096;
@@ -175,12 +176,22 @@ impl<'a> Parser<'a> {
         }
         self.blanks();
         let start = self.at;
-        let amount = self.amount(false)?;
+        let amount = self.amount(false).map_err(|mut error| {
+            if error.expected.is_empty() {
+                error.expected = format!("how far the neighbours reach is expected here{}", self.not_found());
+                error.possible = vec!["20".into(), "50us".into()];
+            }
+            error
+        })?;
         let around = match amount {
             Amount::Plain(0) | Amount::Ns(0) | Amount::Ticks(0) => {
                 self.at = start;
                 return self
                     .wrong("more than nothing is expected here: `around` of nothing is the expression itself".into());
+            }
+            Amount::Plain(rows) if rows > MOST_NEIGHBOURS => {
+                self.at = start;
+                return self.wrong(format!("at most {MOST_NEIGHBOURS} rows are expected here"));
             }
             Amount::Plain(rows) => Around::Rows(rows),
             span => Around::Within(span),
@@ -369,8 +380,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `CPUS{0-3,7}`, in the kernel's format of CPU lists (`Documentation/admin-guide/kernel-parameters.rst`: "cpu lists"), or
-    /// one CPU's number.
+    /// `CPUS{0-3,7}`, in the kernel's format of CPU lists (`Documentation/admin-guide/kernel-parameters.rst`: "cpu
+    /// lists"), or one CPU's number.
     fn cpus(&mut self) -> Parsed<CpuSet> {
         let mut set = CpuSet::default();
         let prefix = self.peek_name();

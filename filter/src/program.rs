@@ -1,8 +1,9 @@
 //! A filter as a flat list of checks with two jumps each, and what a row must tell.
 //!
-//! Negations are pushed down to the comparisons first (De Morgan's laws hold with three values), so that each check needs to know
-//! one thing only: does its comparison hold (or, negated, is it known not to hold)? Unknown then fails like false, and the two
-//! jumps give `&&` and `||` their short cuts. Linux compiles its filters the same way (`kernel/trace/trace_events_filter.c`).
+//! Negations are pushed down to the comparisons first (De Morgan's laws hold with three values), so that each check
+//! needs to know one thing only: does its comparison hold (or, negated, is it known not to hold)? Unknown then fails
+//! like false, and the two jumps give `&&` and `||` their short cuts. Linux compiles its filters the same way
+//! (`kernel/trace/trace_events_filter.c`).
 
 use crate::Percentile;
 use crate::expr::{CpuRelation, Ends, Expr, Order, Range, Test, What};
@@ -20,16 +21,16 @@ pub enum Cpus<'a> {
     Set(&'a [u64]),
 }
 
-/// What an event tells a filter, by the fields of its [`Schema`]. What a row does not have is `None`; a source implements only
-/// the methods of the types that it has.
+/// What an event tells a filter, by the fields of its [`Schema`]. What a row does not have is `None`; a source
+/// implements only the methods of the types that it has.
 pub trait Row {
     /// A [`Type::Cpu`] or [`Type::CpuSet`] field.
     fn cpus(&self, _: FieldId) -> Cpus<'_> {
         Cpus::Unknown
     }
 
-    /// A [`Type::Duration`] or [`Type::Time`] field in the unit of the schema's [`Clock`], a [`Type::Number`], or the place of a
-    /// [`Type::Enum`]'s word.
+    /// A [`Type::Duration`] or [`Type::Time`] field in the unit of the schema's [`Clock`], a [`Type::Number`], or the
+    /// place of a [`Type::Enum`]'s word.
     fn number(&self, _: FieldId) -> Option<u64> {
         None
     }
@@ -179,7 +180,7 @@ struct Lower<'a> {
 }
 
 /// An amount in the rows' unit: the whole part, and whether there is no other. `None`: beyond all rows.
-type Bound = Option<(u64, bool)>;
+pub(crate) type Bound = Option<(u64, bool)>;
 
 impl Lower<'_> {
     fn expr(&mut self, expr: &Expr, want: bool) -> Node {
@@ -278,25 +279,31 @@ impl Lower<'_> {
 
     /// An amount in the rows' unit. `None`: a percentile that nobody told.
     fn bound(&mut self, test: &Test, amount: Amount) -> Option<Bound> {
-        let divide = |value: u64, by: u64, of: u64| {
-            let product = u128::from(value) * u128::from(by);
-            let of = u128::from(of.max(1));
-            u64::try_from(product / of).ok().map(|whole| (whole, product % of == 0))
-        };
-        Some(match (amount, self.schema.clock) {
-            (Amount::Plain(value), _) => Some((value, true)),
-            (Amount::Ns(ns), Clock::Ns | Clock::NsOfTicks(_)) => Some((ns, true)),
-            (Amount::Ns(ns), Clock::Ticks(hz)) => divide(ns, hz, NS),
-            (Amount::Ticks(ticks), Clock::Ticks(_)) => Some((ticks, true)),
-            // Rows were rounded down in the same way; up to 1 GHz no two ticks fall together, and the comparison stays exact.
-            (Amount::Ticks(ticks), Clock::NsOfTicks(hz)) => divide(ticks, NS, hz).map(|(ns, _)| (ns, true)),
-            (Amount::Ticks(_), Clock::Ns) => return None,
-            (Amount::Percentile(millionths), _) => {
-                let percentile = Percentile { field: test.field, percent: f64::from(millionths) / 1e6 };
-                Some(((self.told)(percentile)?, true))
-            }
-        })
+        if let Amount::Percentile(millionths) = amount {
+            let percentile = Percentile { field: test.field, percent: f64::from(millionths) / 1e6 };
+            return Some(Some(((self.told)(percentile)?, true)));
+        }
+        convert(amount, self.schema.clock)
     }
+}
+
+/// An amount in the unit of a clock. `None`: it is no amount of that clock.
+pub(crate) fn convert(amount: Amount, clock: Clock) -> Option<Bound> {
+    let divide = |value: u64, by: u64, of: u64| {
+        let product = u128::from(value) * u128::from(by);
+        let of = u128::from(of.max(1));
+        u64::try_from(product / of).ok().map(|whole| (whole, product % of == 0))
+    };
+    Some(match (amount, clock) {
+        (Amount::Plain(value), _) => Some((value, true)),
+        (Amount::Ns(ns), Clock::Ns | Clock::NsOfTicks(_)) => Some((ns, true)),
+        (Amount::Ns(ns), Clock::Ticks(hz)) => divide(ns, hz, NS),
+        (Amount::Ticks(ticks), Clock::Ticks(_)) => Some((ticks, true)),
+        // Rows were rounded down in the same way; up to 1 GHz no two ticks fall together, and the comparison stays
+        // exact.
+        (Amount::Ticks(ticks), Clock::NsOfTicks(hz)) => divide(ticks, NS, hz).map(|(ns, _)| (ns, true)),
+        (Amount::Ticks(_), Clock::Ns) | (Amount::Percentile(_), _) => return None,
+    })
 }
 
 /// Nanoseconds of a second.

@@ -308,6 +308,9 @@ fn a_mistake_is_told_at_its_place() {
         ("late)", 4, vec!["no `(` is open"]),
         ("around(late)", 11, vec!["how far the neighbours reach"]),
         ("around(late, 0)", 13, vec!["more than nothing"]),
+        ("around(late, x)", 13, vec!["how far", "`x` is none", "possible: 20, 50us"]),
+        ("around(late, p50)", 13, vec!["of durations and numbers only"]),
+        ("around(late, 1048577)", 13, vec!["at most 1048576 rows"]),
         ("late && around(late, 3)", 8, vec!["the whole filter or none of it"]),
         ("pid == 1.5", 7, vec!["a whole number"]),
     ] {

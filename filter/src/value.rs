@@ -135,8 +135,8 @@ pub(crate) fn scaled(text: &str, size: u64) -> Option<u64> {
     Some(value)
 }
 
-/// Whether `text` is like `pattern`: `*` is any text, `?` any one character, all else itself. Takes at most the product of both
-/// lengths, and no memory.
+/// Whether `text` is like `pattern`: `*` is any text, `?` any one character, all else itself. Takes at most the product
+/// of both lengths, and no memory.
 pub(crate) fn like(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
