@@ -43,8 +43,17 @@ fn files_that_the_pages_name_exist() {
         for span in text.split('`').skip(1).step_by(2) {
             let looks_so =
                 span.contains('/') && !span.contains([' ', '*', '<', '$', ':']) && !span.starts_with(['/', '.', '-']);
-            let known =
-                ["docs/", "host/", "firmware/", "trace-ring/", "linux-trace/", "boards/", "tests/", "linker/", "filter/"];
+            let known = [
+                "docs/",
+                "host/",
+                "firmware/",
+                "trace-ring/",
+                "linux-trace/",
+                "boards/",
+                "tests/",
+                "linker/",
+                "filter/",
+            ];
             if looks_so && known.iter().any(|folder| span.starts_with(folder)) {
                 assert!(root().join(span).exists(), "{name} names `{span}`, which is not there");
             }

@@ -12,6 +12,7 @@
 
 pub mod calls;
 pub mod linux;
+pub mod message;
 pub mod stages;
 pub mod witness;
 
@@ -34,6 +35,7 @@ use zerocopy::IntoBytes;
 
 use crate::capture::{Batch, Capture, CaptureError, Damage, Ended, PLAN_ATTACHMENT};
 use crate::correlate::calls::{CallJoiner, Calls};
+use crate::correlate::message::{Hear, Heard, Message, Outcome};
 use crate::correlate::stages::{BUSY, Interrupts, StageFigures};
 use crate::correlate::witness::{
     Excuse, Excused, Gap, GapTotals, Pieces, Recovered, Series, StepBack, Sweep, Sweeps, Watch, Watching,
@@ -373,18 +375,30 @@ pub struct Ipis {
     pub damage: Damage,
     /// Of a Linux trace: what it tells besides.
     pub linux: Option<linux::Linux>,
+    /// Where somebody chose among the IPIs ([`correlate_heard`]): how many there were, and how many of them the counts are of.
+    pub heard: Option<Heard>,
     /// What the reader should know, one sentence each.
     pub notes: Vec<String>,
 }
 
 /// Reads a capture and joins what it says.
 pub fn correlate(capture: &Capture) -> Result<Ipis, CaptureError> {
+    joined(capture, None)
+}
+
+/// The same; `hear` is told each IPI as it is settled, in no order of time, and says whether it counts. All counts are of the
+/// records then: the target's counters know nothing of single IPIs.
+pub fn correlate_heard(capture: &Capture, hear: &mut Hear<'_>) -> Result<Ipis, CaptureError> {
+    joined(capture, Some(hear))
+}
+
+fn joined(capture: &Capture, hear: Option<&mut Hear<'_>>) -> Result<Ipis, CaptureError> {
     if let Some(table) = capture.linux() {
-        return linux::correlate(capture, table);
+        return linux::correlate(capture, table, hear);
     }
     let mut notes = Vec::new();
     let view = view(capture, &mut notes);
-    let mut joiner = Joiner::new(capture, view.as_ref())?;
+    let mut joiner = Joiner::new(capture, view.as_ref(), hear)?;
     let damage = capture.lanes(|batch| joiner.batch(batch))?;
     joiner.flush();
     Ok(joiner.finish(capture, view, damage, notes))
@@ -505,6 +519,14 @@ struct Flow {
     listed: bool,
     /// Slots of this flow, for answers whose message is not in the records.
     slots: Vec<u32>,
+}
+
+/// A message that was answered together with a newer one.
+#[derive(Clone, Copy, Debug)]
+struct Older {
+    slot: u32,
+    t: u64,
+    number: Option<u32>,
 }
 
 /// Where an answer's own message stands.
@@ -651,7 +673,9 @@ struct Place {
     kind: Option<IpiKind>,
 }
 
-struct Joiner {
+struct Joiner<'a, 'b> {
+    hear: Option<&'a mut Hear<'b>>,
+    heard: Heard,
     cores: usize,
     lanes: Vec<LaneTally>,
     /// Index of each flow, by from, to, INTID; `u32::MAX`: none yet.
@@ -715,8 +739,8 @@ const fn after(a: u32, b: u32) -> bool {
     a.wrapping_sub(b) as i32 > 0
 }
 
-impl Joiner {
-    fn new(capture: &Capture, view: Option<&View>) -> Result<Self, CaptureError> {
+impl<'a, 'b> Joiner<'a, 'b> {
+    fn new(capture: &Capture, view: Option<&View>, hear: Option<&'a mut Hear<'b>>) -> Result<Self, CaptureError> {
         let info = capture.info();
         let Table { slots, calling, watching } = slot_table(capture);
         let asked = usize::from(info.cores).max(usize::from(info.plan.cores));
@@ -738,6 +762,8 @@ impl Joiner {
         let calls = (calling && keeps_all).then(|| CallJoiner::new(cores, slack(view)));
         let watch = Watch::gather(capture, view, watching, cores)?;
         Ok(Joiner {
+            hear,
+            heard: Heard::default(),
             cores,
             lanes: vec![LaneTally::default(); cores * LANES_PER_CORE],
             index: vec![u32::MAX; cores * cores * INTIDS],
@@ -1226,6 +1252,33 @@ impl Joiner {
         list.get(upto(answer.t)).copied()
     }
 
+    /// Tells a message of a slot; whether it counts.
+    #[inline]
+    fn tell(&mut self, slot: u32, message: &Message) -> bool {
+        if self.hear.is_none() {
+            return true;
+        }
+        let place = self.slots.get(slot as usize);
+        let known = |place: &Place| Message {
+            kind: place.kind,
+            intid: place.intid,
+            phase: place.phase,
+            state: place.state,
+            ..*message
+        };
+        self.tell_whole(&place.map_or(*message, known))
+    }
+
+    fn tell_whole(&mut self, message: &Message) -> bool {
+        let Some(hear) = &mut self.hear else { return true };
+        let counts = hear(message);
+        self.heard.told = self.heard.told.saturating_add(message.count);
+        if counts {
+            self.heard.counted = self.heard.counted.saturating_add(message.count);
+        }
+        counts
+    }
+
     /// Counts an answer or a retirement. `all`: no message of it is still to come.
     fn settle(&mut self, flow: usize, answer: Answer, all: bool) {
         let Some(known) = self.flows.get(flow) else { return };
@@ -1257,7 +1310,7 @@ impl Joiner {
         // Its own message's record, and those of the older ones. Those before them wait on: their own end may stand in a lane that
         // comes later.
         let mut slot = broadcast.map(|broadcast| broadcast.slot.wrapping_add(to.into()));
-        let mut older: Vec<u32> = Vec::new();
+        let mut older: Vec<Older> = Vec::new();
         if count == 1 && upto == 1 && matches!(place, Some(Own::Sent(_))) {
             slot = known.sent.pop_front().map(|sent| sent.slot);
             self.held = self.held.saturating_sub(1);
@@ -1274,10 +1327,12 @@ impl Joiner {
             let covered = |sent: &&Sent| answer.msg.wrapping_sub(sent.msg) < count;
             let numbers = known.sent.iter().take(upto).rev().take_while(covered).count();
             let numbered = known.sent.drain(upto - numbers..upto);
-            older.extend(numbered.filter(|sent| sent.msg != answer.msg).map(|sent| sent.slot));
+            let numbered = numbered.filter(|sent| sent.msg != answer.msg);
+            older.extend(numbered.map(|sent| Older { slot: sent.slot, t: sent.t, number: Some(sent.msg) }));
             let upto = known.spans.partition_point(|span| span.t <= sent_at);
             let many = upto.min((count as usize - 1).saturating_sub(older.len()));
-            older.extend(known.spans.drain(upto - many..upto).map(|span| span.slot));
+            let spans = known.spans.drain(upto - many..upto);
+            older.extend(spans.map(|span| Older { slot: span.slot, t: span.t, number: None }));
             gone += numbers + many;
             self.held = self.held.saturating_sub(gone);
         }
@@ -1291,21 +1346,34 @@ impl Joiner {
         let fits = |slot: &u32| self.slots.get(*slot as usize).is_some_and(|slot| (slot.from, slot.to) == (from, to));
         let slot = slot.filter(fits);
         let alone = !answer.timed() && slot.is_some_and(|slot| self.is_alone(slot));
-        let Some(tally) = slot.and_then(|slot| self.tallies.get_mut(slot as usize)) else {
+        let Some(slot) = slot.filter(|slot| (*slot as usize) < self.tallies.len()) else {
             self.homeless += 1;
             return;
         };
         if answer.retirement {
             let lost = Retired::from_code(answer.extra) == Retired::Lost;
-            let outcome = if lost { &mut tally.counts.lost } else { &mut tally.counts.unknown };
-            *outcome += u64::from(count);
-            tally.counts.sent += u64::from(count);
-            tally.probes.see(answer.arg);
+            // Which of them another core took is known at the end, and only then they are told.
+            let kept = self.given_up.len() < MOST_EVIDENCE;
+            let told = Message {
+                count: count.into(),
+                number: Some(answer.msg),
+                outcome: Some(if lost { Outcome::Lost } else { Outcome::Unknown }),
+                ..Message::new(Some(from), to)
+            };
+            if (kept || self.tell(slot, &told))
+                && let Some(tally) = self.tallies.get_mut(slot as usize)
+            {
+                let outcome = if lost { &mut tally.counts.lost } else { &mut tally.counts.unknown };
+                *outcome += u64::from(count);
+                tally.counts.sent += u64::from(count);
+                tally.probes.see(answer.arg);
+            }
             let sent = place.and(window).map(|(t, _)| t);
             if !self.sweeps.is_idle() {
                 self.sweeps.ended(flow, answer.msg, count, true, None);
             }
-            if self.given_up.len() < MOST_EVIDENCE {
+            if kept {
+                let slot = Some(slot);
                 self.given_up.push(GivenUp { from, to, intid, msg: answer.msg, count, sent, t: answer.t, lost, slot });
             }
             if !lost {
@@ -1316,8 +1384,82 @@ impl Joiner {
             }
             return;
         }
+        let timed = answer.timed();
+        // The span of a send to many is as long as they are many.
+        let end = window.filter(|_| !matches!(place, Some(Own::Span(_)))).map(|(_, end)| end);
+        let excuse = if timed { self.watch.excuse(to, answer.arg, answer.t, end) } else { None };
         let delivered = answer.flags & FLAG_DELIVERED != 0;
-        if delivered {
+        let picked = self.hear.is_none() || {
+            let message = Message {
+                number: Some(answer.msg),
+                sent: if timed { Some(answer.arg) } else { window.map(|(t, _)| t) },
+                entry: Some(answer.t),
+                latency: timed.then(|| answer.t.wrapping_sub(answer.arg)),
+                outcome: Some(if delivered { Outcome::Delivered } else { Outcome::Coalesced }),
+                stolen: excuse == Some(Excuse::Stolen),
+                ..Message::new(Some(from), to)
+            };
+            self.tell(slot, &message)
+        };
+        let latency = timed.then(|| answer.t.wrapping_sub(answer.arg));
+        let counts = latency.filter(|_| excuse.is_none());
+        if picked {
+            self.count_answer(slot, (to, intid), &answer, excuse, alone);
+        }
+        if !self.sweeps.is_idle() {
+            self.sweeps.ended(flow, answer.msg, count, false, counts);
+        }
+        // The older ones: by their own slots where their records are there, else by the newest's.
+        let named = older.iter().filter(|older| older.slot != NO_SLOT).count() as u64;
+        let rest = u64::from(count - 1).saturating_sub(named);
+        let gone_with =
+            Message { outcome: Some(Outcome::Coalesced), entry: Some(answer.t), ..Message::new(Some(from), to) };
+        if rest > 0
+            && self.tell(slot, &Message { count: rest, ..gone_with })
+            && let Some(tally) = self.tallies.get_mut(slot as usize)
+        {
+            tally.counts.coalesced += rest;
+            tally.counts.sent += rest;
+        }
+        for older in older.into_iter().filter(|older| older.slot != NO_SLOT) {
+            let latency = Some(answer.t.wrapping_sub(older.t)).filter(|_| answer.t >= older.t);
+            let message = Message { number: older.number, sent: Some(older.t), latency, ..gone_with };
+            if !self.tell(older.slot, &message) {
+                continue;
+            }
+            if let Some(tally) = self.tallies.get_mut(older.slot as usize) {
+                tally.counts.coalesced += 1;
+                tally.counts.sent += 1;
+            }
+        }
+        // Answered early: its own interrupt came, or may have come, after the acknowledge that answered it.
+        let start = if timed { answer.arg } else { answer.t };
+        let end = window.map(|(_, end)| end);
+        let early = !timed || end.is_none_or(|end| answer.t < end);
+        if early {
+            let until = end.unwrap_or(answer.t).max(answer.t).saturating_add(self.timeout);
+            let full = self.receiver(to, intid).is_some_and(|receiver| {
+                receiver.credits.push((start, until));
+                receiver.is_full()
+            });
+            if full {
+                self.explain_early(to, intid, answer.t);
+            }
+        }
+    }
+
+    /// Adds an answer to what is known of its slot.
+    #[inline]
+    fn count_answer(
+        &mut self,
+        slot: u32,
+        (to, intid): (u16, u8),
+        answer: &Answer,
+        excuse: Option<Excuse>,
+        alone: bool,
+    ) {
+        let Some(tally) = self.tallies.get_mut(slot as usize) else { return };
+        if answer.flags & FLAG_DELIVERED != 0 {
             tally.counts.delivered += 1;
         } else {
             tally.counts.coalesced += 1;
@@ -1331,13 +1473,8 @@ impl Joiner {
         if let Some(count) = tally.deliveries.get_mut(delivery as usize) {
             *count += 1;
         }
-        let timed = answer.timed();
-        let mut counts = None;
-        if timed {
+        if answer.timed() {
             let latency = answer.t.wrapping_sub(answer.arg);
-            // The span of a send to many is as long as they are many.
-            let end = window.filter(|_| !matches!(place, Some(Own::Span(_)))).map(|(_, end)| end);
-            let excuse = self.watch.excuse(to, answer.arg, answer.t, end);
             match excuse {
                 None => {}
                 Some(Excuse::Stolen) => {
@@ -1354,7 +1491,6 @@ impl Joiner {
                 tally.recovered.longest = tally.recovered.longest.max(latency);
             }
             self.pieces.add(to, answer.t, latency);
-            counts = excuse.is_none().then_some(latency);
             let judged = if excuse.is_some() { BUSY } else { answer.free };
             if judged != latency && tally.free.is_none() {
                 tally.free = Some(tally.samples.clone());
@@ -1375,34 +1511,6 @@ impl Joiner {
                 BACKWARDS => u64::from(BACKWARDS),
                 _ => 1,
             };
-        }
-        if !self.sweeps.is_idle() {
-            self.sweeps.ended(flow, answer.msg, count, false, counts);
-        }
-        // The older ones: by their own slots where their records are there, else by the newest's.
-        let named = older.iter().filter(|slot| **slot != NO_SLOT).count() as u64;
-        let rest = u64::from(count - 1).saturating_sub(named);
-        tally.counts.coalesced += rest;
-        tally.counts.sent += rest;
-        for slot in older.into_iter().filter(|slot| *slot != NO_SLOT) {
-            if let Some(tally) = self.tallies.get_mut(slot as usize) {
-                tally.counts.coalesced += 1;
-                tally.counts.sent += 1;
-            }
-        }
-        // Answered early: its own interrupt came, or may have come, after the acknowledge that answered it.
-        let start = if timed { answer.arg } else { answer.t };
-        let end = window.map(|(_, end)| end);
-        let early = !timed || end.is_none_or(|end| answer.t < end);
-        if early {
-            let until = end.unwrap_or(answer.t).max(answer.t).saturating_add(self.timeout);
-            let full = self.receiver(to, intid).is_some_and(|receiver| {
-                receiver.credits.push((start, until));
-                receiver.is_full()
-            });
-            if full {
-                self.explain_early(to, intid, answer.t);
-            }
         }
     }
 
@@ -1489,9 +1597,16 @@ impl Joiner {
             self.held = self.held.saturating_sub(1);
             return self.settle(flow, answer, true);
         }
-        let slot = known.sent.pop_front().map(|sent| sent.slot).or_else(|| Some(known.spans.pop_front()?.slot));
-        self.held = self.held.saturating_sub(usize::from(slot.is_some()));
-        if let Some(tally) = slot.and_then(|slot| self.tallies.get_mut(slot as usize)) {
+        let (from, to) = (known.from, known.to);
+        let numbered = known.sent.pop_front().map(|sent| (sent.slot, sent.t));
+        let Some((slot, t)) = numbered.or_else(|| known.spans.pop_front().map(|span| (span.slot, span.t))) else {
+            return;
+        };
+        self.held = self.held.saturating_sub(1);
+        let message = Message { sent: Some(t), outcome: Some(Outcome::Unknown), ..Message::new(Some(from), to) };
+        if self.tell(slot, &message)
+            && let Some(tally) = self.tallies.get_mut(slot as usize)
+        {
             tally.counts.sent += 1;
             tally.counts.unknown += 1;
         }
@@ -1525,16 +1640,22 @@ impl Joiner {
         let recorded = info.plan.keep == Keep::All && info.plan.level != TraceLevel::Off.name();
         // Messages without an end: on their way when the run was cut short, if the records can tell that.
         let senders: &[Context] = if self.calling { &[Context::Thread, Context::Irq] } else { &[Context::Thread] };
-        for flow in &self.flows {
+        for flow in std::mem::take(&mut self.flows) {
             let blind = [Context::Irq, Context::Nmi].iter().any(|lane| is_lossy(&self.lanes, flow.to, *lane))
                 || senders.iter().any(|lane| is_lossy(&self.lanes, flow.from, *lane));
-            let left = flow.sent.iter().map(|sent| sent.slot).chain(flow.spans.iter().map(|span| span.slot));
-            for slot in left {
+            let outcome = if blind { Outcome::Unknown } else { Outcome::InFlight };
+            let numbered = flow.sent.iter().map(|sent| (sent.slot, sent.t, Some(sent.msg)));
+            for (slot, t, number) in numbered.chain(flow.spans.iter().map(|span| (span.slot, span.t, None))) {
                 let slot = if slot == NO_SLOT { only(&flow.slots).unwrap_or(slot) } else { slot };
                 let pair = self.slots.get(slot as usize).map(|slot| (slot.from, slot.to));
                 if pair != Some((flow.from, flow.to)) {
                     self.homeless += 1;
-                } else if let Some(tally) = self.tallies.get_mut(slot as usize) {
+                    continue;
+                }
+                let message = Message { number, sent: Some(t), ..Message::new(Some(flow.from), flow.to) };
+                if self.tell(slot, &Message { outcome: Some(outcome), ..message })
+                    && let Some(tally) = self.tallies.get_mut(slot as usize)
+                {
                     tally.counts.sent += 1;
                     if blind { tally.counts.unknown += 1 } else { tally.counts.in_flight += 1 }
                 }
@@ -1542,9 +1663,10 @@ impl Joiner {
         }
         // Counters that stand still, or that were read after the end of a target that died, are the truth.
         let usable = view.as_ref().filter(|view| view.quiescent || ending.is_some_and(|ending| !ending.counters_moved));
-        let counters = usable.and_then(|_| counters(capture));
+        let heard = self.hear.is_some();
+        let counters = usable.filter(|_| !heard).and_then(|_| counters(capture));
         let from = if counters.is_some() { From::Target } else { From::Records };
-        if view.is_some() && from == From::Records {
+        if view.is_some() && from == From::Records && !heard {
             notes.push(
                 "the newest snapshot of the counters was taken while the run went on: totals come from records".into(),
             );
@@ -1632,7 +1754,10 @@ impl Joiner {
         self.given_up.sort_by_key(|message| (message.t, message.from, message.to, message.intid));
         self.receptions.sort_by_key(|reception| (reception.t, reception.core, reception.intid));
         self.step_backs.sort_by_key(|step| (step.t, step.core, step.context));
-        let misrouted = self.route(&mut slots);
+        let mut misrouted = self.route(&mut slots);
+        if heard {
+            self.tell_ends(&mut slots, &mut misrouted);
+        }
         let mut totals = Counts::default();
         for slot in &slots {
             assert!(slot.counts.is_whole(), "outcomes of {} to {} don't add up: {:?}", slot.from, slot.to, slot.counts);
@@ -1679,8 +1804,69 @@ impl Joiner {
             view,
             damage,
             linux: None,
+            heard: heard.then_some(self.heard),
             notes,
         }
+    }
+
+    /// Tells what is known only at the end: messages that were given up, and acknowledges that no message explains.
+    fn tell_ends(&mut self, slots: &mut [Slot], misrouted: &mut Vec<Misrouted>) {
+        let mut taken = std::mem::take(misrouted).into_iter().peekable();
+        let mut given_up = std::mem::take(&mut self.given_up);
+        given_up.retain(|message| {
+            let base = Message {
+                number: Some(message.msg),
+                sent: message.sent,
+                ..Message::new(Some(message.from), message.to)
+            };
+            let same = |other: &Misrouted| {
+                (other.from, other.to, other.intid) == (message.from, message.to, message.intid)
+                    && message.sent.is_some_and(|sent| (sent..=message.t).contains(&other.t))
+            };
+            let Some(index) = message.slot else { return true };
+            let mut counts = false;
+            let mut left = u64::from(message.count);
+            while message.lost
+                && left > 0
+                && let Some(other) = taken.next_if(same)
+            {
+                left -= 1;
+                let told = Message { outcome: Some(Outcome::Misrouted), entry: Some(other.t), ..base };
+                if self.tell(index, &told) {
+                    counts = true;
+                    misrouted.push(other);
+                } else if let Some(slot) = slots.get_mut(index as usize) {
+                    slot.counts.misrouted = slot.counts.misrouted.saturating_sub(1);
+                    slot.counts.sent = slot.counts.sent.saturating_sub(1);
+                }
+            }
+            let outcome = if message.lost { Outcome::Lost } else { Outcome::Unknown };
+            if left == 0 {
+                return counts;
+            }
+            if self.tell(index, &Message { count: left, outcome: Some(outcome), ..base }) {
+                return true;
+            }
+            if let Some(slot) = slots.get_mut(index as usize) {
+                let count = if message.lost { &mut slot.counts.lost } else { &mut slot.counts.unknown };
+                *count = count.saturating_sub(left);
+                slot.counts.sent = slot.counts.sent.saturating_sub(left);
+            }
+            counts
+        });
+        self.given_up = given_up;
+        let mut receptions = std::mem::take(&mut self.receptions);
+        receptions.retain(|reception| {
+            let entry = Some(reception.t);
+            let counts =
+                self.tell_whole(&Message { intid: reception.intid, entry, ..Message::new(None, reception.core) });
+            if !counts {
+                let count = if reception.duplicate { &mut self.duplicate } else { &mut self.spurious };
+                *count = count.saturating_sub(1);
+            }
+            counts
+        });
+        self.receptions = receptions;
     }
 
     /// Records that the target published and that never came into the capture.

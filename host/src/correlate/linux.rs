@@ -15,12 +15,13 @@ use trace_ring::record::ReceiverState;
 use zerocopy::FromZeros;
 
 use super::calls::{Call, CallCounts, Callback, Calls};
+use super::message::{Hear, Heard, Message, Outcome};
 use super::stages::{Stage, StageFigures};
 use super::witness::{Excused, GapTotals, Recovered, Series};
 use super::{Counts, Free, From, Ipis, LaneTally, MOST_EVIDENCE, Probes, Slot, View};
 use crate::capture::{Capture, CaptureError};
 use crate::linux::{Decoder, Table};
-use crate::stats::{Figures, Samples};
+use crate::stats::{Figures, Samples, Summary};
 
 /// The calls that waited longest are kept, so many of them: as on bare metal.
 const MOST_SLOWEST: usize = 64;
@@ -28,6 +29,9 @@ const MOST_SLOWEST: usize = 64;
 /// Latencies that are kept as they are, of each pair and stage; beyond, percentiles come from a histogram, so that a trace of any length is
 /// read in bounded memory.
 const KEPT: usize = 1 << 16;
+
+/// The same of each sender, receiver, reason and callback, of which there are more.
+const KEPT_OF_PATH: usize = 1 << 12;
 
 /// Calls that wait for their function, of all queues; more come of garbage.
 const MOST_CALLS: usize = 1 << 20;
@@ -43,6 +47,8 @@ const UNANSWERED_LEAST_NS: u64 = 10_000_000;
 pub struct Linux {
     /// Who sent from where: sender, call site, reason, and how many IPIs (one for each target), the most first.
     pub call_sites: Vec<CallSite>,
+    /// Latencies by sender, receiver, reason and callback, those with the longest first.
+    pub paths: Vec<PathFigures>,
     /// Handlers that began without a raise in the trace, by CPU and reason.
     pub unannounced: Vec<(u16, String, u64)>,
     /// IPIs that were never answered.
@@ -68,6 +74,21 @@ pub struct CallSite {
     pub count: u64,
 }
 
+/// Latencies of the IPIs of one sender, receiver, reason and callback.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PathFigures {
+    /// The sender.
+    pub from: u16,
+    /// The receiver.
+    pub to: u16,
+    /// Which IPI, as the kernel words it.
+    pub reason: String,
+    /// What its handler was asked to call; empty: not told.
+    pub callback: String,
+    /// Latencies, ns.
+    pub latency: Summary,
+}
+
 /// An IPI that was never answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unanswered {
@@ -85,8 +106,9 @@ pub struct Unanswered {
 
 /// An IPI on its way.
 struct Raised {
+    /// What is known of it so far.
+    message: Message,
     t: u64,
-    slot: usize,
     /// Its target was at work on an IPI then, or had one like it open: that explains the wait.
     busy: bool,
 }
@@ -95,6 +117,8 @@ struct Raised {
 struct Asked {
     targets: Mask,
     callsite: Name,
+    /// What the handler will call: the queued function where this is for a call that was just queued.
+    callback: Name,
     /// When the call was put on the queue that this is for.
     queued: Option<u64>,
 }
@@ -124,8 +148,8 @@ struct Cpu {
     events: u64,
     lost: u64,
     asked: Option<Asked>,
-    /// The newest call that this CPU queued, and when.
-    queued: Option<(u16, u64)>,
+    /// The newest call that this CPU queued: for whom, when, and the function.
+    queued: Option<(u16, u64, Name)>,
     /// The handler that runs: why, and since when.
     handler: Option<(Name, u64)>,
     /// The callback that runs: which call, and since when.
@@ -135,12 +159,20 @@ struct Cpu {
     up: bool,
 }
 
-struct Joiner<'a> {
+/// IPIs of one sender, receiver, reason and callback while they are gathered.
+struct Path {
+    samples: Samples,
+    worst: u64,
+}
+
+struct Joiner<'a, 'b> {
     table: &'a Table,
+    hear: Option<&'a mut Hear<'b>>,
     cpus: Vec<Cpu>,
     slots: HashMap<(u16, u16, Name, u8), usize>,
     gathered: Vec<Gathered>,
     open: BTreeMap<(u16, Name), Vec<Raised>>,
+    paths: HashMap<(u16, u16, Name, Name), Path>,
     sites: HashMap<(u16, Name, Name), u64>,
     unannounced: BTreeMap<(u16, Name), u64>,
     stages: BTreeMap<(Stage, Option<IpiKind>, u16), Samples>,
@@ -157,6 +189,9 @@ struct Joiner<'a> {
     first: Option<u64>,
     latest: u64,
     longest: u64,
+    /// IPIs, and those of them that count.
+    told: u64,
+    picked: u64,
     /// Functions that ran without having been queued in the trace.
     unqueued: u64,
 }
@@ -177,9 +212,9 @@ fn kind(reason: &str) -> Option<IpiKind> {
 }
 
 /// Reads a Linux capture.
-pub(super) fn correlate(capture: &Capture, table: &Table) -> Result<Ipis, CaptureError> {
+pub(super) fn correlate(capture: &Capture, table: &Table, hear: Option<&mut Hear<'_>>) -> Result<Ipis, CaptureError> {
     let cores = usize::from(capture.info().cores);
-    let mut joiner = Joiner::new(table, cores);
+    let mut joiner = Joiner::new(table, cores, hear);
     let mut decoder = Decoder::new(table);
     let mut next = 0;
     let mut missing = 0;
@@ -204,14 +239,16 @@ pub(super) fn correlate(capture: &Capture, table: &Table) -> Result<Ipis, Captur
     Ok(ipis)
 }
 
-impl<'a> Joiner<'a> {
-    fn new(table: &'a Table, cores: usize) -> Self {
+impl<'a, 'b> Joiner<'a, 'b> {
+    fn new(table: &'a Table, cores: usize, hear: Option<&'a mut Hear<'b>>) -> Self {
         Joiner {
             table,
+            hear,
             cpus: (0..cores).map(|_| Cpu::default()).collect(),
             slots: HashMap::new(),
             gathered: Vec::new(),
             open: BTreeMap::new(),
+            paths: HashMap::new(),
             sites: HashMap::new(),
             unannounced: BTreeMap::new(),
             stages: BTreeMap::new(),
@@ -227,6 +264,8 @@ impl<'a> Joiner<'a> {
             first: None,
             latest: 0,
             longest: 0,
+            told: 0,
+            picked: 0,
             unqueued: 0,
         }
     }
@@ -241,19 +280,20 @@ impl<'a> Joiner<'a> {
             What::SendCpu { cpu: to, callsite, callback } => {
                 let mut targets = Mask::default();
                 targets.insert(to.into());
-                self.send(at, t, targets, callsite, callback);
+                self.send(event, targets, callsite, callback);
             }
-            What::SendMask { targets, callsite, callback } => self.send(at, t, targets, callsite, callback),
+            What::SendMask { targets, callsite, callback } => self.send(event, targets, callsite, callback),
             What::Raise { targets, reason } => {
                 let asked = cpu.asked.take();
                 let fits =
                     |asked: &Asked| asked.targets.is_empty() || targets.iter().all(|to| asked.targets.contains(to));
                 let asked = asked.filter(fits);
-                let site = asked.as_ref().map_or(Name::NONE, |asked| asked.callsite);
+                let (site, callback) =
+                    asked.as_ref().map_or((Name::NONE, Name::NONE), |asked| (asked.callsite, asked.callback));
                 if let Some(queued) = asked.and_then(|asked| asked.queued) {
                     self.stage(Stage::QueueToSend, reason, at, t.saturating_sub(queued));
                 }
-                self.raise(at, t, targets, reason, site);
+                self.raise(event, targets, reason, site, callback);
             }
             What::Entry { reason } => {
                 cpu.handler = Some((reason, t));
@@ -266,8 +306,8 @@ impl<'a> Joiner<'a> {
                     self.stage(Stage::EntryToExit, began, at, t.saturating_sub(since));
                 }
             }
-            What::Queue { cpu: to, callsite, csd, .. } => {
-                cpu.queued = Some((to, t));
+            What::Queue { cpu: to, callsite, csd, function } => {
+                cpu.queued = Some((to, t, function));
                 self.queue(at, to, t, callsite, csd);
             }
             What::FunctionEntry { function, csd } => {
@@ -292,11 +332,15 @@ impl<'a> Joiner<'a> {
     }
 
     /// `ipi_send_*`: kept for its raise, or the send itself where the trace has no raises.
-    fn send(&mut self, at: u16, t: u64, targets: Mask, callsite: Name, callback: Name) {
+    fn send(&mut self, event: &Event, targets: Mask, callsite: Name, callback: Name) {
+        let Event { t, cpu: at, .. } = *event;
         let Some(cpu) = self.cpus.get_mut(usize::from(at)) else { return };
-        let queued = cpu.queued.take().filter(|(to, _)| targets.contains(*to)).map(|(_, t)| t);
+        let queued = cpu.queued.take().filter(|(to, ..)| targets.contains(*to));
+        // The handler of calls calls what is on the queue.
+        let called = queued.map(|(.., function)| function).filter(|function| !function.is_none()).unwrap_or(callback);
+        let queued = queued.map(|(_, t, _)| t);
         if self.raises {
-            cpu.asked = Some(Asked { targets, callsite, queued });
+            cpu.asked = Some(Asked { targets, callsite, callback: called, queued });
             return;
         }
         // What the handler will be is told by the callback alone.
@@ -310,24 +354,77 @@ impl<'a> Joiner<'a> {
         if let Some(queued) = queued {
             self.stage(Stage::QueueToSend, reason, at, t.saturating_sub(queued));
         }
-        self.raise(at, t, targets, reason, callsite);
+        self.raise(event, targets, reason, callsite, called);
     }
 
-    fn raise(&mut self, from: u16, t: u64, targets: Mask, reason: Name, site: Name) {
-        *self.sites.entry((from, site, reason)).or_default() += u64::from(targets.len());
+    fn raise(&mut self, event: &Event, targets: Mask, reason: Name, site: Name, callback: Name) {
+        let Event { t, cpu: from, .. } = *event;
         let cores = self.cpus.len();
+        let kind = kind(self.table.name(reason));
         for to in targets.iter().filter(|to| usize::from(*to) < cores) {
-            let state = self.state(to);
-            let slot = self.slot(from, to, reason, state);
-            self.gathered[slot].counts.sent += 1;
+            let message = Message {
+                kind,
+                reason,
+                state: self.state(to),
+                sent: Some(t),
+                callback,
+                callsite: site,
+                task: event.comm,
+                pid: event.pid,
+                ..Message::new(Some(from), to)
+            };
+            let mut raised = Raised { message, t, busy: false };
             if self.table.unordered {
-                self.gathered[slot].counts.unknown += 1;
+                self.settle(raised, None, Outcome::Unknown);
                 continue;
             }
             let open = self.open.entry((to, reason)).or_default();
-            let busy = !open.is_empty() || self.cpus[usize::from(to)].handler.is_some();
-            open.push(Raised { t, slot, busy });
+            raised.busy = !open.is_empty() || self.cpus[usize::from(to)].handler.is_some();
+            open.push(raised);
         }
+    }
+
+    /// An IPI has its outcome: it is told, and counted where it shall count.
+    fn settle(&mut self, raised: Raised, entry: Option<u64>, outcome: Outcome) -> bool {
+        let Raised { mut message, t, busy } = raised;
+        let latency = entry.filter(|_| self.timed).map(|entry| entry.saturating_sub(t));
+        (message.entry, message.latency, message.outcome) = (entry, latency, Some(outcome));
+        self.told += 1;
+        if let Some(hear) = &mut self.hear
+            && !hear(&message)
+        {
+            return false;
+        }
+        self.picked += 1;
+        let Message { to, reason, callback, .. } = message;
+        let from = message.from.unwrap_or_default();
+        *self.sites.entry((from, message.callsite, reason)).or_default() += 1;
+        let slot = self.slot(from, to, reason, message.state);
+        let slot = &mut self.gathered[slot];
+        slot.counts.sent += 1;
+        match outcome {
+            Outcome::Delivered => slot.counts.delivered += 1,
+            Outcome::Coalesced => slot.counts.coalesced += 1,
+            Outcome::Lost => slot.counts.lost += 1,
+            Outcome::Misrouted => slot.counts.misrouted += 1,
+            Outcome::InFlight => slot.counts.in_flight += 1,
+            Outcome::Unknown => slot.counts.unknown += 1,
+        }
+        let Some((entry, latency)) = entry.zip(latency) else { return true };
+        slot.samples.push(latency);
+        if !busy {
+            slot.free.push(latency);
+        }
+        if slot.worst.is_none_or(|(_, worst)| latency > worst) {
+            slot.worst = Some((entry, latency));
+        }
+        let key = (Stage::SendToEntry, message.kind, to);
+        self.stages.entry(key).or_insert_with(|| Samples::new(KEPT)).push(latency);
+        let path = self.paths.entry((from, to, reason, callback));
+        let path = path.or_insert_with(|| Path { samples: Samples::new(KEPT_OF_PATH), worst: 0 });
+        path.samples.push(latency);
+        path.worst = path.worst.max(latency);
+        true
     }
 
     /// What a CPU was doing, where the trace says so.
@@ -364,26 +461,10 @@ impl<'a> Joiner<'a> {
             *self.unannounced.entry((at, reason)).or_default() += 1;
             return;
         };
-        for (index, Raised { t: sent, slot, busy }) in std::mem::take(raised).into_iter().enumerate() {
-            let latency = t.saturating_sub(sent);
-            let slot = &mut self.gathered[slot];
-            match index {
-                0 => slot.counts.delivered += 1,
-                _ => slot.counts.coalesced += 1,
-            }
-            if !self.timed {
-                continue;
-            }
-            self.longest = self.longest.max(latency);
-            slot.samples.push(latency);
-            if !busy {
-                slot.free.push(latency);
-            }
-            if slot.worst.is_none_or(|(_, worst)| latency > worst) {
-                slot.worst = Some((t, latency));
-            }
-            let key = (Stage::SendToEntry, kind(self.table.name(reason)), at);
-            self.stages.entry(key).or_insert_with(|| Samples::new(KEPT)).push(latency);
+        for (index, raised) in std::mem::take(raised).into_iter().enumerate() {
+            let outcome = if index == 0 { Outcome::Delivered } else { Outcome::Coalesced };
+            self.longest = self.longest.max(if self.timed { t.saturating_sub(raised.t) } else { 0 });
+            self.settle(raised, Some(t), outcome);
         }
     }
 
@@ -453,11 +534,10 @@ impl<'a> Joiner<'a> {
 
     /// Events of a CPU are missing: what waits for one of them is unknown.
     fn cut(&mut self, at: u16) {
-        for ((to, _), raised) in self.open.range_mut((at, Name(0))..=(at, Name(u32::MAX))) {
-            debug_assert_eq!(*to, at);
-            for Raised { slot, .. } in raised.drain(..) {
-                self.gathered[slot].counts.unknown += 1;
-            }
+        let open = self.open.range_mut((at, Name(0))..=(at, Name(u32::MAX)));
+        let cut: Vec<Raised> = open.flat_map(|(_, raised)| std::mem::take(raised)).collect();
+        for raised in cut {
+            self.settle(raised, None, Outcome::Unknown);
         }
         let before = self.calls.len();
         self.calls.retain(|(target, _), _| *target != at);
@@ -478,22 +558,24 @@ impl<'a> Joiner<'a> {
         let resolution = self.table.resolution_ns.max(1);
         let mut linux = Linux { timed: self.timed, ..Linux::default() };
         let patience = (self.longest.saturating_mul(UNANSWERED_TIMES)).max(UNANSWERED_LEAST_NS);
-        for ((to, reason), raised) in &self.open {
-            for Raised { t, slot, .. } in raised {
-                let slot = &mut self.gathered[*slot];
-                let age = self.latest.saturating_sub(*t);
+        for ((to, reason), raised) in std::mem::take(&mut self.open) {
+            for raised in raised {
+                let Raised { t, message, .. } = raised;
+                let age = self.latest.saturating_sub(t);
                 if self.timed && age <= patience {
-                    slot.counts.in_flight += 1;
+                    self.settle(raised, None, Outcome::InFlight);
                     continue;
                 }
                 // Whether its target had interrupts open, no trace says.
-                slot.counts.unknown += 1;
+                if !self.settle(raised, None, Outcome::Unknown) {
+                    continue;
+                }
                 // Of a CPU that never says anything, the trace holds nothing: it is that of one CPU, or of some.
-                if self.cpus.get(usize::from(*to)).is_none_or(|cpu| cpu.events == 0) {
+                if self.cpus.get(usize::from(to)).is_none_or(|cpu| cpu.events == 0) {
                     linux.unseen += 1;
                 } else if self.timed && linux.unanswered.len() < MOST_EVIDENCE {
-                    let reason = self.table.name(*reason).to_owned();
-                    linux.unanswered.push(Unanswered { from: slot.from, to: *to, reason, t: *t, age });
+                    let (from, reason) = (message.from.unwrap_or_default(), self.table.name(reason).to_owned());
+                    linux.unanswered.push(Unanswered { from, to, reason, t, age });
                 }
             }
         }
@@ -514,6 +596,15 @@ impl<'a> Joiner<'a> {
             .collect();
         sites.sort_by(|a, b| (b.count, a.from, &a.site, &a.reason).cmp(&(a.count, b.from, &b.site, &b.reason)));
         linux.call_sites = sites;
+        let mut paths: Vec<_> = std::mem::take(&mut self.paths).into_iter().collect();
+        paths.sort_by_key(|((from, to, reason, callback), path)| {
+            (std::cmp::Reverse(path.worst), *from, *to, *reason, *callback)
+        });
+        let figures = paths.into_iter().filter_map(|((from, to, reason, callback), path)| {
+            let latency = Figures::of_samples(path.samples).summary(resolution as f64)?;
+            Some(PathFigures { from, to, reason: name(reason), callback: name(callback), latency })
+        });
+        linux.paths = figures.collect();
         let mut totals = Counts::default();
         self.gathered.sort_by_key(|slot| (slot.reason, slot.from, slot.to, slot.state.code()));
         let mut slots = Vec::new();
@@ -601,6 +692,7 @@ impl<'a> Joiner<'a> {
             view: Some(self.view(capture)),
             damage: Default::default(),
             linux: Some(linux),
+            heard: self.hear.is_some().then_some(Heard { told: self.told, counted: self.picked }),
             notes,
         }
     }
