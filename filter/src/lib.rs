@@ -103,6 +103,16 @@ impl Filter {
         all
     }
 
+    /// The fields that it asks for, each once, in the order of the schema.
+    #[must_use]
+    pub fn fields(&self) -> Vec<FieldId> {
+        let mut all = Vec::new();
+        self.expr.tests(&mut |test| all.push(test.field));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Tells it the percentiles, in the rows' unit ([`Clock`]); `None` where the sample carries none, and the
     /// comparison stays unknown.
     pub fn resolve(&mut self, mut percentile: impl FnMut(Percentile) -> Option<u64>) {

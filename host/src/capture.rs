@@ -1211,13 +1211,21 @@ impl Capture {
 
     /// Hands the events of a Linux trace to `visit` in their order: the number of the first, and 32 bytes each.
     pub fn linux_rows(&self, mut visit: impl FnMut(u64, &[u8])) -> Result<Damage, CaptureError> {
+        self.linux_rows_while(|first, rows| {
+            visit(first, rows);
+            true
+        })
+    }
+
+    /// The same, as long as `visit` asks for more.
+    pub fn linux_rows_while(&self, mut visit: impl FnMut(u64, &[u8]) -> bool) -> Result<Damage, CaptureError> {
         let mut rows = Vec::new();
         self.batches(|head, body| {
-            if head.tag == LINX {
-                unfold(body, &mut rows);
-                visit(head.first, &rows);
+            if head.tag != LINX {
+                return true;
             }
-            true
+            unfold(body, &mut rows);
+            visit(head.first, &rows)
         })
     }
 

@@ -36,6 +36,21 @@ pub struct Cli {
     pub verb: Verb,
 }
 
+impl Verb {
+    /// The filter that shall be explained, and nothing done.
+    pub fn explains(&self) -> Option<&str> {
+        let (filter, explain) = match self {
+            Verb::Qemu(arguments) => (&arguments.showing.filter, arguments.showing.explain),
+            Verb::Probe(arguments) => (&arguments.showing.filter, arguments.showing.explain),
+            Verb::Serial(arguments) => (&arguments.showing.filter, arguments.showing.explain),
+            Verb::Report(arguments) => (&arguments.showing.filter, arguments.showing.explain),
+            Verb::Compare(arguments) => (&arguments.filter, arguments.explain),
+            _ => return None,
+        };
+        filter.as_deref().filter(|_| explain)
+    }
+}
+
 /// What the tool does.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -164,6 +179,12 @@ pub struct Showing {
     /// Print the firmware's log on standard error, before the report.
     #[arg(long)]
     pub log: bool,
+    /// Report on the IPIs alone that a filter picks, like "target == 4 && latency > 10us" (docs/filters.md).
+    #[arg(long, value_name = "EXPR")]
+    pub filter: Option<String>,
+    /// Say what the filter picks and how Linux would be asked for the same, and do no more.
+    #[arg(long, requires = "filter")]
+    pub explain: bool,
 }
 
 /// `probe`.
@@ -422,6 +443,12 @@ pub struct CompareArguments {
     /// Compare what the data allows, though targets or plans differ or clocks were not tested; take golden captures as they are.
     #[arg(long)]
     pub force: bool,
+    /// Compare the IPIs alone that a filter picks, like "kind == reschedule" (docs/filters.md).
+    #[arg(long, value_name = "EXPR", conflicts_with = "make_limits")]
+    pub filter: Option<String>,
+    /// Say what the filter picks and how Linux would be asked for the same, and do no more.
+    #[arg(long, requires = "filter")]
+    pub explain: bool,
     /// Write the comparison as JSON to a file; `-`: to standard output, in place of the text.
     #[arg(long, value_name = "FILE", conflicts_with = "make_limits")]
     pub json: Option<PathBuf>,

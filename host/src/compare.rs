@@ -21,6 +21,7 @@ use self::fold::{Cause, Shifted, rates, shifts};
 use self::side::{Key, Side};
 use self::statistics::{Rank, benjamini_hochberg, rank};
 use crate::capture::{CaptureError, VerdictScope};
+use crate::choice::ChoiceError;
 use crate::correlate::Counts;
 use crate::detect::{Verdict, duration};
 use crate::error::{Explain, Failure, exit};
@@ -44,6 +45,8 @@ pub struct Request {
     pub captures: Vec<PathBuf>,
     /// Compare what the data allows, even if targets differ or clocks were not tested.
     pub force: bool,
+    /// Compare the IPIs alone that a filter picks.
+    pub filter: Option<String>,
 }
 
 /// What golden captures shall become.
@@ -261,6 +264,9 @@ pub enum CompareError {
     /// A capture can't be read.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// The filter can't be used.
+    #[error(transparent)]
+    Filter(#[from] ChoiceError),
     /// They are not of the same target and plan.
     #[error("{} and {} are not of the same target and plan: {differences}", a.display(), b.display())]
     Targets {
@@ -299,6 +305,7 @@ impl Explain for CompareError {
     fn kind(&self) -> &'static str {
         match self {
             CompareError::Capture(error) => error.kind(),
+            CompareError::Filter(error) => error.kind(),
             _ => "compare",
         }
     }
@@ -306,6 +313,7 @@ impl Explain for CompareError {
     fn next_step(&self) -> String {
         match self {
             CompareError::Capture(error) => error.next_step(),
+            CompareError::Filter(error) => error.next_step(),
             CompareError::Targets { .. } => {
                 "compare captures of one target and plan; --force compares the pairs that both have".into()
             }
@@ -324,6 +332,7 @@ impl Explain for CompareError {
     fn exit_code(&self) -> u8 {
         match self {
             CompareError::Capture(error) => error.exit_code(),
+            CompareError::Filter(error) => error.exit_code(),
             CompareError::Nothing { .. } => exit::UNMEASURED,
             _ => exit::MISUSED,
         }
@@ -342,15 +351,15 @@ pub fn error_json(failure: &Failure) -> serde_json::Value {
 
 /// Makes a limits file from golden captures: its text.
 pub fn make_limits(request: &LimitsRequest) -> Result<String, CompareError> {
-    let goldens = open(&request.captures, request.force)?;
+    let goldens = open(&request.captures, request.force, None)?;
     golden::limits(&goldens, request.margin, request.force)
 }
 
 /// Opens captures and refuses those that can't stand beside the first.
-fn open(captures: &[PathBuf], force: bool) -> Result<Vec<Side>, CompareError> {
+fn open(captures: &[PathBuf], force: bool, filter: Option<&str>) -> Result<Vec<Side>, CompareError> {
     let mut sides: Vec<Side> = Vec::new();
     for path in captures {
-        let side = Side::open(path)?;
+        let side = Side::open(path, filter)?;
         if let Some(first) = sides.first().filter(|_| !force) {
             let differences = first.differs_from(&side);
             if !differences.is_empty() {
@@ -368,7 +377,7 @@ fn open(captures: &[PathBuf], force: bool) -> Result<Vec<Side>, CompareError> {
 
 /// Compares the last of some captures with those before it.
 pub fn compare(request: &Request) -> Result<Comparison, CompareError> {
-    let mut goldens = open(&request.captures, request.force)?;
+    let mut goldens = open(&request.captures, request.force, request.filter.as_deref())?;
     let candidate = match goldens.pop() {
         Some(candidate) if !goldens.is_empty() => candidate,
         _ => return Err(CompareError::Nothing { file: request.captures.first().cloned().unwrap_or_default() }),

@@ -22,6 +22,7 @@
 //! | [`capture`] | the file: writer, reader | bytes <-> `Capture` |
 //! | [`series`] | the counters of a long run over time | pair slots -> `Series` |
 //! | [`correlate`] | sends and receives -> outcomes | records, slots -> `Ipis` |
+//! | [`choice`] | which IPIs a filter picks | text, `Message` -> yes or no |
 //! | [`stats`] | latencies -> figures that the sample carries | ticks -> `Summary` |
 //! | [`detect`] | check, summary, evidence | figures -> `Suspect`s, verdict |
 //! | [`compare`] | captures against golden ones: what changed, how sure; limits made of them | captures -> `Comparison`, TOML |
@@ -41,6 +42,7 @@
 pub mod adopt;
 pub mod capture;
 pub mod child;
+pub mod choice;
 pub mod cli;
 pub mod compare;
 pub mod correlate;

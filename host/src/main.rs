@@ -11,9 +11,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use host::adopt::Origin;
 use host::capture::Capture;
+use host::choice::{self, Choice};
 use host::cli::{
-    Cli, Color, CompareArguments, ExportArguments, FirmwareVerb, ImportArguments, InspectArguments, QemuArguments,
-    ReportArguments, SerialArguments, Showing, Verb,
+    Cli, Color, CompareArguments, ExportArguments, FirmwareVerb, ImportArguments, InspectArguments, PlanArguments,
+    QemuArguments, ReportArguments, SerialArguments, Showing, Verb,
 };
 use host::error::{Failure, FileError, exit};
 use host::export::{ExportError, Format, ftrace};
@@ -23,6 +24,7 @@ use host::{
     compare, doctor, firmware, image, import, inspect, interrupt, junit, log, machine, memory, plan, probe, report,
     run, selftest, serial,
 };
+use trace_ring::plan::TraceLevel;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -44,6 +46,9 @@ fn main() -> ExitCode {
 }
 
 fn execute(verb: &Verb) -> Result<u8, Failure> {
+    if let Some(filter) = verb.explains() {
+        return print(&choice::explain(filter)?);
+    }
     match verb {
         Verb::Qemu(arguments) => or_json(qemu(arguments), &arguments.showing),
         Verb::Probe(arguments) if arguments.list => {
@@ -57,6 +62,7 @@ fn execute(verb: &Verb) -> Result<u8, Failure> {
             interrupt::install();
             let run = || {
                 let limits = limits(&arguments.showing)?;
+                check_filter(&arguments.showing, &arguments.plan)?;
                 let (board, plan) = (arguments.board.as_deref(), arguments.plan.plan.as_deref());
                 // Of a target that runs already, nobody knows the plan.
                 let plan = if arguments.attach { None } else { built_in(plan) };
@@ -161,6 +167,7 @@ fn qemu(arguments: &QemuArguments) -> Result<u8, Failure> {
     }
     interrupt::install();
     let limits = limits(&arguments.showing)?;
+    check_filter(&arguments.showing, &arguments.plan)?;
     let machine = arguments.machine.as_deref().unwrap_or(machine::DEFAULT_MACHINE);
     check(
         &limits,
@@ -178,6 +185,12 @@ fn qemu(arguments: &QemuArguments) -> Result<u8, Failure> {
 /// The limits that are asked for: what can't be held is refused before anything runs.
 fn limits(showing: &Showing) -> Result<Option<Limits>, Failure> {
     Ok(showing.limits.as_deref().map(Limits::read).transpose()?)
+}
+
+/// Refuses a filter that can't be read, or that a run would leave nothing to choose among for.
+fn check_filter(showing: &Showing, plan: &PlanArguments) -> Result<(), Failure> {
+    let level = plan.level.unwrap_or(TraceLevel::Ipi);
+    Ok(showing.filter.as_deref().map_or(Ok(()), |text| choice::check(text, plan.keep, level))?)
 }
 
 /// Refuses a run that the limits are not for.
@@ -240,7 +253,11 @@ fn comparison(arguments: &CompareArguments) -> Result<u8, Failure> {
             exit_code: exit::MISUSED,
         });
     }
-    let comparison = compare::compare(&compare::Request { captures: captures.clone(), force: *force })?;
+    let comparison = compare::compare(&compare::Request {
+        captures: captures.clone(),
+        force: *force,
+        filter: arguments.filter.clone(),
+    })?;
     if let Some(file) = &arguments.json {
         write_json(file, &comparison.json())?;
     }
@@ -408,7 +425,9 @@ fn show(capture: &Path, showing: &Showing, limits: &Option<Limits>) -> Result<u8
         let log = log::read(&Capture::open(capture)?)?;
         let _ = write!(io::stderr().lock(), "{log}");
     }
-    let report = report::build_against(capture, limits.as_ref())?;
+    let read = Capture::open(capture)?;
+    let choice = showing.filter.as_deref().map(|text| Choice::of_counts(text, &read, "a report")).transpose()?;
+    let report = report::build_of(&read, limits.as_ref(), choice.as_ref())?;
     if let Some(file) = &showing.json {
         write_json(file, &report.json())?;
     }

@@ -22,9 +22,11 @@ use trace_ring::layout::{
 use trace_ring::record::ReceiverState;
 
 use crate::capture::{Capture, CaptureError, ELF_ATTACHMENT, Ended, ErrorInfo, StoppedBy, VerdictScope, context_name};
+use crate::choice::Choice;
+use crate::correlate::message::Heard;
 use crate::correlate::stages::{self, StageFigures};
-use crate::correlate::{Counts, From, Ipis, Slot, View, correlate};
-use crate::detect::{Evidence, Suspect, core_error, detect, fault_name, psci_error};
+use crate::correlate::{Counts, From, Ipis, Slot, View, correlate, correlate_heard};
+use crate::detect::{Evidence, Findings, Suspect, core_error, detect, fault_name, psci_error};
 use crate::error::exit;
 use crate::fault::Fault;
 use crate::limits::{self, Limits, LimitsReport, Outcome};
@@ -113,6 +115,10 @@ pub struct Report {
     pub advisories: Vec<Suspect>,
     /// Limits that the run was held against; null: none were named.
     pub limits: Option<LimitsReport>,
+    /// Which IPIs the counts, pairs and latencies are of; null: all.
+    pub filter: Option<FilterReport>,
+    #[serde(skip)]
+    heard: Option<Heard>,
     /// Of a Linux trace: what it holds, who sends, and what was never answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub linux: Option<LinuxReport>,
@@ -498,6 +504,19 @@ impl LaneReport {
     }
 }
 
+/// Which IPIs the report is of.
+#[derive(Clone, Debug, Serialize)]
+pub struct FilterReport {
+    /// The filter, as it is printed.
+    pub expression: String,
+    /// IPIs that it picked; a reception without a send counts as one.
+    pub picked: u64,
+    /// IPIs in the capture.
+    pub of: u64,
+    /// Of which IPIs verdict, suspects and limits are: `picked`, or `all` where the filter asks for results.
+    pub judged: &'static str,
+}
+
 /// What ran.
 #[derive(Clone, Debug, Serialize)]
 pub struct Build {
@@ -524,10 +543,30 @@ pub fn build(path: &Path) -> Result<Report, CaptureError> {
 
 /// The same, held against limits.
 pub fn build_against(path: &Path, limits: Option<&Limits>) -> Result<Report, CaptureError> {
-    let capture = Capture::open(path)?;
-    let ipis = correlate(&capture)?;
-    let limits = limits.map(|limits| limits::judge(limits, capture.info(), &ipis));
-    let mut report = assemble(&capture, ipis);
+    build_of(&Capture::open(path)?, limits, None)
+}
+
+/// The same of the IPIs that a filter picks. One that asks for results (latency, outcome) chooses what is shown; verdict, suspects
+/// and limits are then those of all IPIs: of slow ones alone, every core looks slow.
+pub fn build_of(capture: &Capture, limits: Option<&Limits>, choice: Option<&Choice>) -> Result<Report, CaptureError> {
+    let (ipis, all) = match choice {
+        None => (correlate(capture)?, None),
+        Some(choice) => {
+            let picked = correlate_heard(capture, &mut |message| choice.picks(message))?;
+            (picked, if choice.asks_for_results() { Some(correlate(capture)?) } else { None })
+        }
+    };
+    let judged = all.as_ref().unwrap_or(&ipis);
+    let limits = limits.map(|limits| limits::judge(limits, capture.info(), judged));
+    let symbols = Symbols::of(capture);
+    let findings = detect(&Evidence::new(capture.info(), capture.ending(), judged, &symbols));
+    let mut report = assemble(capture, ipis, findings, &symbols);
+    report.filter = choice.zip(report.heard).map(|(choice, heard)| FilterReport {
+        expression: choice.filter().to_string(),
+        picked: heard.counted,
+        of: heard.told,
+        judged: if choice.asks_for_results() { "all" } else { "picked" },
+    });
     if let Some(limits) = limits {
         report.verdict = with_limits(report.verdict, limits.outcome);
         report.limits = Some(limits);
@@ -544,10 +583,8 @@ fn with_limits(verdict: Verdict, limits: Outcome) -> Verdict {
     }
 }
 
-fn assemble(capture: &Capture, ipis: Ipis) -> Report {
+fn assemble(capture: &Capture, ipis: Ipis, findings: Findings, symbols: &Symbols) -> Report {
     let (info, ending) = (capture.info(), capture.ending());
-    let symbols = Symbols::of(capture);
-    let findings = detect(&Evidence::new(info, ending, &ipis, &symbols));
     let view = ipis.view.as_ref();
     let hz = view.map_or(0, |view| view.directory.counter_hz);
     let tick_ns = 1e9 / hz.max(1) as f64;
@@ -625,16 +662,18 @@ fn assemble(capture: &Capture, ipis: Ipis) -> Report {
         series: witness::series(&ipis, view, tick_ns),
         kinds: calls::kinds(&ipis, tick_ns),
         stages: stages(&ipis, tick_ns),
-        calls: calls::calls(capture, &ipis, &symbols, tick_ns),
-        callbacks: calls::callbacks(&ipis, &symbols, tick_ns),
+        calls: calls::calls(capture, &ipis, symbols, tick_ns),
+        callbacks: calls::callbacks(&ipis, symbols, tick_ns),
         queue_depth: calls::queue_depth(&ipis, tick_ns),
         suspects: findings.suspects,
         advisories: findings.advisories,
         limits: None,
+        filter: None,
+        heard: ipis.heard,
         linux: linux::linux(capture, &ipis),
         injected: injected(capture, view),
         faults: faults(capture, view),
-        crash_stops: calls::crash_stops(view, &symbols),
+        crash_stops: calls::crash_stops(view, symbols),
         lanes,
         plan: info.plan.clone(),
         build: Build {
@@ -875,7 +914,10 @@ fn phases(capture: &Capture, ipis: &Ipis, tick_ns: f64) -> Vec<PhaseReport> {
             rounds: result.map_or(0, |result| result.rounds),
             counts,
             elapsed_ns,
-            ipis_per_second: elapsed_ns.map(|elapsed| counts.sent as f64 * 1e9 / elapsed),
+            // Of some of the IPIs, the time of all says nothing.
+            ipis_per_second: elapsed_ns
+                .filter(|_| ipis.heard.is_none())
+                .map(|elapsed| counts.sent as f64 * 1e9 / elapsed),
             latency: Latency::of(pool.summary(1.0), tick_ns),
         });
     }

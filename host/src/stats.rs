@@ -149,7 +149,8 @@ impl Samples {
         }
     }
 
-    fn quantile(&self, share: f64) -> Option<u64> {
+    /// The least value that a share of all are at most.
+    pub fn quantile(&self, share: f64) -> Option<u64> {
         if let Some(spilled) = &self.spilled {
             return Some(spilled.value_at_quantile(share).clamp(self.least, self.greatest));
         }

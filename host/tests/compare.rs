@@ -50,7 +50,7 @@ fn saved(folder: &Path, targets: &[&Simulator]) -> Vec<PathBuf> {
 
 fn asked(targets: &[&Simulator], force: bool) -> Result<Comparison, CompareError> {
     let folder = tempfile::tempdir().expect("a folder");
-    compare(&Request { captures: saved(folder.path(), targets), force })
+    compare(&Request { captures: saved(folder.path(), targets), force, filter: None })
 }
 
 fn compared(targets: &[&Simulator]) -> Comparison {

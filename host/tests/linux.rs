@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use host::capture::Capture;
+use host::choice::Choice;
 use host::error::exit;
 use host::import::{self, Imported, Request};
 use host::report::{self, Latency, Report, Verdict};
@@ -516,11 +517,52 @@ fn two_traces_of_one_machine_compare_and_a_late_cpu_is_the_difference() {
     let again = capture("again", all_pairs(60, |_, round| round % 3).text());
     let late = capture("late", all_pairs(60, |to, _| if to == 2 { 4000 } else { 0 }).text());
     let compare = |other: PathBuf| {
-        let request = host::compare::Request { captures: vec![golden.clone(), other], force: false };
+        let request = host::compare::Request { captures: vec![golden.clone(), other], force: false, filter: None };
         host::compare::compare(&request).expect("compared").json()
     };
     assert_eq!(compare(again)["verdict"], "no_difference");
     let changed = compare(late);
     assert_ne!(changed["verdict"], "no_difference", "{changed}");
     assert!(changed.to_string().contains("\"to\":2"), "{changed}");
+}
+
+#[test]
+fn filters_ask_for_callback_call_site_and_task_and_latencies_are_told_by_callback() {
+    let mut trace = Trace::default();
+    for round in 0..40u64 {
+        let t = 1_000_000_000 + round * 1_000_000;
+        let (function, lasts) = if round % 4 == 0 { ("flush", 9000) } else { ("read", 2000) };
+        trace.event(
+            t,
+            0,
+            &format!(
+                "csd_queue_cpu: cpu=1 callsite=caller+0x10/0x20 func={function} csd=00000000000000{:02x}",
+                round + 1
+            ),
+        );
+        trace.event(t + 100, 0, "ipi_send_cpu: cpu=1 callsite=caller+0x10/0x20 callback=generic_smp_call+0x0/0x30");
+        trace.raise(t + 200, 0, 0b10);
+        trace.event(t + 200 + lasts, 1, &format!("ipi_entry: ({CALL})"));
+        trace.event(t + 300 + lasts, 1, &format!("ipi_exit: ({CALL})"));
+    }
+    let place = tempfile::tempdir().expect("a folder");
+    let file = place.path().join("trace.txt");
+    std::fs::write(&file, trace.text()).expect("written");
+    let capture = Capture::open(&import(&file, place.path()).capture).expect("a capture");
+    let of = |filter: &str| {
+        let choice = Choice::of_counts(filter, &capture, "a report").expect("a filter");
+        report::build_of(&capture, None, Some(&choice)).expect("a report")
+    };
+    assert_eq!(of("callback == flush").ipis.counts.sent, 10);
+    assert_eq!(of("callback == read && latency == 2us").ipis.counts.sent, 30);
+    assert_eq!(of("callsite ~ caller* && task == task && pid == 100").ipis.counts.sent, 40);
+    assert_eq!(of("callsite == nobody").ipis.counts.sent, 0);
+    // Times are those since the begin of the trace: its first event is the first call, 200 ns before the first raise.
+    assert_eq!(of("t in 200ns..=2000200ns").ipis.counts.sent, 3);
+    assert_eq!(of("kind == call_function && reason == \"Function call interrupts\"").ipis.counts.sent, 40);
+    let whole = report::build_of(&capture, None, None).expect("a report");
+    let paths = whole.linux.expect("Linux").paths;
+    let told: Vec<_> =
+        paths.iter().map(|path| (path.callback.as_deref(), path.latency.n, path.latency.max_ns)).collect();
+    assert_eq!(told, [(Some("flush"), 10, Some(9000.0)), (Some("read"), 30, Some(2000.0))]);
 }

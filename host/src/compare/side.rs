@@ -8,8 +8,9 @@ use trace_ring::layout::{CoreEntry, clock_flag, core_state};
 
 use super::Input;
 use crate::capture::{Capture, RunInfo, VerdictScope};
+use crate::choice::{Choice, ChoiceError};
 use crate::correlate::stages::Stage;
-use crate::correlate::{Counts, Ipis, Slot, correlate};
+use crate::correlate::{Counts, Ipis, Slot, correlate, correlate_heard};
 use crate::detect::{self, Evidence, Verdict, distance};
 use crate::stats::Figures;
 use crate::stats::distribution::Distribution;
@@ -48,11 +49,18 @@ pub(super) struct Side {
 }
 
 impl Side {
-    pub fn open(path: &Path) -> Result<Side, crate::capture::CaptureError> {
+    pub fn open(path: &Path, filter: Option<&str>) -> Result<Side, ChoiceError> {
         let capture = Capture::open(path)?;
-        let ipis = correlate(&capture)?;
+        let choice = filter.map(|text| Choice::of_counts(text, &capture, "compare")).transpose()?;
+        let ipis = match &choice {
+            None => correlate(&capture)?,
+            Some(choice) => correlate_heard(&capture, &mut |message| choice.picks(message))?,
+        };
+        // The verdict on a capture is that on all of it.
+        let all = choice.map(|_| correlate(&capture)).transpose()?;
         let (info, ending) = (capture.info(), capture.ending());
-        let findings = detect::detect(&Evidence::new(info, ending, &ipis, &Symbols::of(&capture)));
+        let evidence = all.as_ref().unwrap_or(&ipis);
+        let findings = detect::detect(&Evidence::new(info, ending, evidence, &Symbols::of(&capture)));
         let hz = ipis.view.as_ref().map_or(0, |view| view.directory.counter_hz);
         let mut side = Side {
             path: path.into(),

@@ -127,6 +127,7 @@ impl Scene {
                 }),
                 damage: Default::default(),
                 linux: None,
+                heard: None,
                 notes: Vec::new(),
             },
         }

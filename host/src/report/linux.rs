@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Latency;
 use crate::capture::Capture;
 use crate::correlate::Ipis;
 
@@ -27,6 +28,8 @@ pub struct LinuxReport {
     pub lost: u64,
     /// Who sends, and from where, the most first.
     pub call_sites: Vec<CallSiteReport>,
+    /// Latencies by sender, receiver, reason and callback, those with the longest first.
+    pub paths: Vec<PathReport>,
     /// Handlers that no raise of the trace explains: CPU, reason, how many.
     pub unannounced: Vec<(u16, String, u64)>,
     /// IPIs that had no answer when the trace ends, long after others had theirs; the oldest first.
@@ -44,6 +47,22 @@ pub struct CallSiteReport {
     pub reason: String,
     /// IPIs, one for each target.
     pub sent: u64,
+}
+
+/// IPIs of one sender, receiver, reason and callback.
+#[derive(Clone, Debug, Serialize)]
+pub struct PathReport {
+    /// Who sent them.
+    pub from: u16,
+    /// To whom.
+    pub to: u16,
+    /// Which IPI, as the kernel words it.
+    pub reason: String,
+    /// What the handler was asked to call; `None`: the trace does not say.
+    pub callback: Option<String>,
+    /// From the raise to the handler's entry.
+    #[serde(flatten)]
+    pub latency: Latency,
 }
 
 /// An IPI without an answer.
@@ -76,6 +95,13 @@ pub(super) fn linux(capture: &Capture, ipis: &Ipis) -> Option<LinuxReport> {
         sent_at_ns: open.t,
         age_ns: open.age,
     };
+    let path = |path: &crate::correlate::linux::PathFigures| PathReport {
+        from: path.from,
+        to: path.to,
+        reason: path.reason.clone(),
+        callback: (!path.callback.is_empty()).then(|| path.callback.clone()),
+        latency: Latency::of(Some(path.latency), 1.0),
+    };
     Some(LinuxReport {
         file: table.file.clone(),
         format: table.format.clone(),
@@ -85,6 +111,7 @@ pub(super) fn linux(capture: &Capture, ipis: &Ipis) -> Option<LinuxReport> {
         unknown: table.unknown,
         lost: table.lost,
         call_sites: linux.call_sites.iter().take(MOST_LISTED).map(site).collect(),
+        paths: linux.paths.iter().take(MOST_LISTED).map(path).collect(),
         unannounced: linux.unannounced.clone(),
         unanswered: linux.unanswered.iter().take(MOST_LISTED).map(open).collect(),
     })

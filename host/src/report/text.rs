@@ -33,6 +33,7 @@ impl Report {
         page.phases();
         page.states();
         page.slowest_receivers();
+        page.paths();
         page.call_sites();
         page.kinds();
         page.matrices();
@@ -175,6 +176,14 @@ impl Page<'_> {
             }
         };
         self.item("Time", 8, whose);
+        if let Some(filter) = &report.filter {
+            let rest = match filter.judged {
+                "all" => "; verdict and suspects are those of all, since it asks for results",
+                _ => "",
+            };
+            let (picked, of) = (grouped(filter.picked), grouped(filter.of));
+            self.item("Filter", 8, &format!("{}: {picked} of {of} IPIs{rest}", filter.expression));
+        }
         if let Some(linux) = &report.linux {
             let text = format!(
                 "{} ({}), {} events{}",
@@ -325,6 +334,34 @@ impl Page<'_> {
         self.put_numbers(table, 3);
         if receivers.len() > SHOWN {
             self.line(&format!("  {} more: see --json", receivers.len() - SHOWN));
+        }
+    }
+
+    /// Which IPIs of a Linux trace came latest, by ends, reason and callback.
+    fn paths(&mut self) {
+        const SHOWN: usize = 8;
+        let Some(linux) = self.report.linux.as_ref().filter(|linux| !linux.paths.is_empty()) else { return };
+        self.heading("Slowest by sender, receiver and what was asked for");
+        let mut table = self.table();
+        table.set_header(["from", "to", "IPIs", "p50", "p99", "max", "for", "callback"]);
+        for path in linux.paths.iter().take(SHOWN) {
+            let Latency { n, p50_ns, p99_ns, max_ns, .. } = path.latency;
+            let mut row = vec![path.from.to_string(), path.to.to_string(), grouped(n)];
+            row.extend([p50_ns, p99_ns, max_ns].map(|length| self.length(length)));
+            row.extend([path.reason.clone(), path.callback.clone().unwrap_or_else(|| "-".into())]);
+            table.add_row(row);
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 1));
+        }
+        for column in 0..6 {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        self.put(&table);
+        if linux.paths.len() > SHOWN {
+            self.line(&format!("  {} more: see --json", linux.paths.len() - SHOWN));
         }
     }
 
@@ -944,7 +981,8 @@ impl Page<'_> {
         if !parts.is_empty() {
             self.item("", 2, &format!("besides: {}", parts.join(", ")));
         }
-        if ipis.from == crate::correlate::From::Records && self.report.linux.is_none() {
+        let by_records = ipis.from == crate::correlate::From::Records && self.report.filter.is_none();
+        if by_records && self.report.linux.is_none() {
             self.item("", 2, "counted from the records, because the target's own counters are not there");
         }
         if let Some(count) = self.report.instructions_per_ipi {
