@@ -45,6 +45,7 @@ impl Verb {
             Verb::Serial(arguments) => (&arguments.showing.filter, arguments.showing.explain),
             Verb::Report(arguments) => (&arguments.showing.filter, arguments.showing.explain),
             Verb::Compare(arguments) => (&arguments.filter, arguments.explain),
+            Verb::Export(arguments) => (&arguments.filter, arguments.explain),
             _ => return None,
         };
         filter.as_deref().filter(|_| explain)
@@ -103,7 +104,8 @@ pub enum Verb {
     Inspect(Box<InspectArguments>),
     /// Write a capture's records in the format of another tool.
     #[command(after_help = format!(
-        "Examples:\n  ipiscope export runs/first.mcap --to ftrace\n  ipiscope export runs/first.mcap --to ftrace --ns --out first.trace.txt\n\n{EXIT_CODES}"
+        "Examples:\n  ipiscope export runs/first.mcap --to ftrace\n  ipiscope export runs/first.mcap --to ftrace --ns --out first.trace.txt\n  \
+         ipiscope export runs/first.mcap --to csv --filter \"latency > p99\" --out slow.csv\n\n{EXIT_CODES}"
     ))]
     Export(Box<ExportArguments>),
     /// Read a Linux trace (ftrace text or trace.dat, packed or not) into a capture: report, compare, limits and export work on it.
@@ -472,15 +474,21 @@ fn margin(text: &str) -> Result<f64, String> {
 pub struct ExportArguments {
     /// The capture.
     pub capture: PathBuf,
-    /// The format: ftrace (text as Linux's trace file has it).
+    /// The format.
     #[arg(long, value_name = "FORMAT")]
     pub to: Format,
     /// Write to a file [default: standard output].
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Times with nine digits behind the second, not six.
+    /// Of ftrace's text: times with nine digits behind the second, not six.
     #[arg(long)]
     pub ns: bool,
+    /// Export what a filter picks, like "target == 4 && latency > 10us" or "around(lost, 20)" (docs/filters.md).
+    #[arg(long, value_name = "EXPR")]
+    pub filter: Option<String>,
+    /// Say what the filter picks and how Linux would be asked for the same, and do no more.
+    #[arg(long, requires = "filter")]
+    pub explain: bool,
 }
 
 /// `import`.

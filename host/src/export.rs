@@ -6,8 +6,9 @@
 //! earlier can follow. What is held is what the lanes are apart: a sweep of the live drain, or the rings of a target that was
 //! read at its end.
 
+pub mod events;
 pub mod ftrace;
-pub mod linux;
+pub mod rows;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -19,6 +20,7 @@ use trace_ring::reader::Region;
 use trace_ring::record::{Event, FLAG_DELIVERED, FLAG_STATE_MASK, Kind, PEER_ALL, ReceiverState, code_address};
 
 use crate::capture::{Batch, Capture, CaptureError, Damage};
+use crate::choice::{Choice, ChoiceError};
 use crate::error::{Explain, exit};
 use crate::plan::Keep;
 use crate::reason::Reasons;
@@ -28,6 +30,10 @@ use crate::reason::Reasons;
 pub enum Format {
     /// Text as Linux's `trace` file has it.
     Ftrace,
+    /// IPIs, one a line, as comma-separated values.
+    Csv,
+    /// IPIs, one JSON object a line.
+    Json,
 }
 
 /// Batches of the file between two looks at what may be let go.
@@ -42,36 +48,92 @@ pub enum ExportError {
     /// The capture.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// The filter.
+    #[error(transparent)]
+    Filter(#[from] ChoiceError),
     /// Its ticks can't be turned into seconds.
     #[error("the capture does not tell the frequency of its counter: {0}")]
     NoClock(String),
-    /// The text can't be written.
+    /// What it becomes can't be written.
     #[error("can't write: {0}")]
     Write(#[from] io::Error),
+    /// IPIs can't be sorted: the folder for temporary files is full, say.
+    #[error("can't use a temporary file in {folder}: {error}", folder = std::env::temp_dir().display(), error = .0)]
+    Scratch(#[source] io::Error),
 }
 
 impl Explain for ExportError {
     fn kind(&self) -> &'static str {
         match self {
             ExportError::Capture(error) => error.kind(),
+            ExportError::Filter(error) => error.kind(),
             ExportError::NoClock(_) => "capture",
-            ExportError::Write(_) => "file",
+            ExportError::Write(_) | ExportError::Scratch(_) => "file",
         }
     }
 
     fn next_step(&self) -> String {
         match self {
             ExportError::Capture(error) => error.next_step(),
+            ExportError::Filter(error) => error.next_step(),
             ExportError::NoClock(_) => "`ipiscope report` says what else the capture holds; run again".into(),
             ExportError::Write(_) => "make room there, or name another file with --out".into(),
+            ExportError::Scratch(_) => "make room there, or name another folder with TMPDIR".into(),
         }
     }
 
     fn exit_code(&self) -> u8 {
         match self {
             ExportError::Capture(error) => error.exit_code(),
+            ExportError::Filter(error) => error.exit_code(),
             _ => exit::UNMEASURED,
         }
+    }
+}
+
+/// A capture that was looked through, and can be written: what can't be exported is found out before a file is created.
+#[derive(Debug)]
+pub struct Export<'a> {
+    capture: &'a Capture,
+    choice: Option<Choice>,
+    to: Format,
+    /// Of formats of events: the stream.
+    events: Option<events::Events<'a>>,
+}
+
+impl<'a> Export<'a> {
+    /// Looks through it. `filter`: which IPIs, and what belongs to them.
+    ///
+    /// # Errors
+    ///
+    /// The filter's, the capture's, and that its clock is not known.
+    pub fn prepare(capture: &'a Capture, to: Format, filter: Option<&str>) -> Result<Export<'a>, ExportError> {
+        let choice = filter.map(|text| Choice::of(text, capture)).transpose()?;
+        let events = match to {
+            Format::Csv | Format::Json => None,
+            Format::Ftrace => Some(events::Events::prepare(capture)?),
+        };
+        Ok(Export { capture, choice, to, events })
+    }
+
+    /// Writes it. `nanoseconds`: of ftrace's text, nine digits behind the second, not six.
+    ///
+    /// # Errors
+    ///
+    /// The capture's, a scratch file's, the output's.
+    pub fn write(&self, nanoseconds: bool, out: &mut dyn io::Write) -> Result<(), ExportError> {
+        let choice = self.choice.as_ref();
+        match (self.to, &self.events) {
+            (Format::Csv, _) => rows::write(self.capture, choice, rows::Form::Csv, out).map(|_| ()),
+            (Format::Json, _) => rows::write(self.capture, choice, rows::Form::Json, out).map(|_| ()),
+            (Format::Ftrace, Some(events)) => ftrace::write(events, choice, nanoseconds, out),
+            (Format::Ftrace, None) => Ok(()),
+        }
+    }
+
+    /// What the output does not say of itself, one sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        self.events.as_ref().map_or(Vec::new(), events::Events::notes)
     }
 }
 
@@ -119,6 +181,8 @@ pub enum What {
         kind: Option<IpiKind>,
         /// INTID.
         intid: u8,
+        /// Until the write that sends it had retired, ticks, where the record says.
+        window: Option<u64>,
     },
     /// The vector was entered.
     Entry {
@@ -640,7 +704,12 @@ impl<'a> Lanes<'a> {
                 let kind = reasons.of_slot(event.slot());
                 lane.sent = Some(Sent { t: event.t, peer: event.peer, intid: event.intid, serial });
                 lane.set = None;
-                put(serial, missed, asleep, What::Raise { targets, kind, intid: event.intid });
+                put(
+                    serial,
+                    missed,
+                    asleep,
+                    What::Raise { targets, kind, intid: event.intid, window: Some(event.window()) },
+                );
             }
             Kind::SendMask => {
                 let joins = lane.set.as_ref().is_some_and(|set| {
@@ -664,7 +733,9 @@ impl<'a> Lanes<'a> {
                 }
                 let targets = Targets::Set(set.words.clone().into());
                 let kind = reasons.of_intid(event.intid);
-                put(serial, missed, asleep, What::Raise { targets, kind, intid: event.intid });
+                // As long as the whole send to many took; too long for the record: nobody knows.
+                let window = (event.msg != u32::MAX).then(|| event.msg.into());
+                put(serial, missed, asleep, What::Raise { targets, kind, intid: event.intid, window });
             }
             Kind::CallSite => {
                 let site = code_address(event.arg as u32);

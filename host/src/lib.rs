@@ -22,6 +22,7 @@
 //! | [`capture`] | the file: writer, reader | bytes <-> `Capture` |
 //! | [`series`] | the counters of a long run over time | pair slots -> `Series` |
 //! | [`correlate`] | sends and receives -> outcomes | records, slots -> `Ipis` |
+//! | [`sorted`] | rows in order, of whatever number | |
 //! | [`choice`] | which IPIs a filter picks | text, `Message` -> yes or no |
 //! | [`stats`] | latencies -> figures that the sample carries | ticks -> `Summary` |
 //! | [`detect`] | check, summary, evidence | figures -> `Suspect`s, verdict |
@@ -76,6 +77,7 @@ pub mod scratch;
 pub mod selftest;
 pub mod serial;
 pub mod series;
+pub mod sorted;
 pub mod sparse;
 pub mod stats;
 pub mod stop;

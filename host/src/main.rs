@@ -17,7 +17,7 @@ use host::cli::{
     QemuArguments, ReportArguments, SerialArguments, Showing, Verb,
 };
 use host::error::{Failure, FileError, exit};
-use host::export::{ExportError, Format, ftrace};
+use host::export::{Export, ExportError};
 use host::limits::{Known, Limits};
 use host::run::Finished;
 use host::{
@@ -295,18 +295,10 @@ fn look(arguments: &InspectArguments) -> Result<u8, Failure> {
 
 /// `export`.
 fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
-    let ExportArguments { capture: path, to: Format::Ftrace, out, ns } = arguments;
+    let ExportArguments { capture: path, to, out, ns, filter, .. } = arguments;
     let capture = Capture::open(path)?;
-    // Both look through the capture before a file is created.
-    let text = match capture.linux() {
-        Some(_) => None,
-        None => Some(ftrace::Text::prepare(&capture)?),
-    };
-    let write = |out: &mut dyn io::Write| match (&text, capture.linux()) {
-        (Some(text), _) => text.write(ftrace::Options { nanoseconds: *ns }, out),
-        (None, Some(table)) => host::export::linux::write(&capture, table, *ns, out),
-        (None, None) => Ok(()),
-    };
+    let prepared = Export::prepare(&capture, *to, filter.as_deref())?;
+    let write = |out: &mut dyn io::Write| prepared.write(*ns, out);
     let written = match out {
         Some(out) => {
             // Creating the file would empty it.
@@ -332,7 +324,7 @@ fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
         }
         Err(error) => return Err(error.into()),
     }
-    for note in text.iter().flat_map(ftrace::Text::notes) {
+    for note in prepared.notes() {
         say(&format!("note: {note}"));
     }
     Ok(exit::CLEAN)

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use host::capture::Capture;
 use host::choice::Choice;
 use host::error::exit;
+use host::export::{Export, Format};
 use host::import::{self, Imported, Request};
 use host::report::{self, Latency, Report, Verdict};
 
@@ -216,7 +217,8 @@ fn a_kernels_own_text_comes_out_as_it_went_in() {
         let imported = import(&folder.join(name), place.path());
         let capture = Capture::open(&imported.capture).expect("opens");
         let mut out = Vec::new();
-        host::export::linux::write(&capture, capture.linux().expect("a table"), false, &mut out).expect("written");
+        let export = Export::prepare(&capture, Format::Ftrace, None).expect("can be exported");
+        export.write(false, &mut out).expect("written");
         let mut text = String::new();
         let (_, mut file) = linux_trace::input::open(&folder.join(name)).expect("opens");
         std::io::Read::read_to_string(&mut file, &mut text).expect("read");
