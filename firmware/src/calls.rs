@@ -15,7 +15,7 @@ use trace_ring::calls::{
 };
 use trace_ring::layout::{Context, abort_reason};
 use trace_ring::mailbox;
-use trace_ring::plan::{TraceLevel, plan_flag};
+use trace_ring::plan::{TraceLevel, op, plan_flag};
 use trace_ring::record::{Event, FLAG_SYNCHRONOUS, FRAME_SENDER, Kind, PEER_ALL, SLOT_SHIFT};
 
 use crate::ipi::{self, OFF, Series};
@@ -57,7 +57,11 @@ unsafe extern "C" {
 }
 
 /// Bit of an operation's function: the caller waits.
-const WAIT: u64 = 0x80;
+const WAIT: u64 = op::WAITS as u64;
+/// Bit of an operation's function: the SGI is sent whatever the queue holds.
+const ALWAYS: u64 = op::ALWAYS_SENDS as u64;
+/// The function's number without those.
+const NUMBER: u64 = 0xFF & !(WAIT | ALWAYS);
 /// What the entry points give back: go on, or leave the program.
 const GO_ON: u64 = 0;
 const STOP: u64 = 1;
@@ -87,7 +91,7 @@ pub fn work(function: u8, info: u64, row: u32) -> Result<(), Stop> {
     outcome(unsafe { irq_work_queue(function.into(), info, row.into()) })
 }
 
-/// Sends an IPI without a call and waits for its answer, `count` times ([`trace_ring::plan::op::IPI`]).
+/// Sends an IPI without a call and waits for its answer, or goes on, `count` times ([`trace_ring::plan::op::IPI`]).
 #[inline(always)]
 pub fn ipi(target: u16, kind: u8, slot: u32, count: u64) -> Result<(), Stop> {
     // SAFETY: as above.
@@ -465,7 +469,7 @@ extern "C" fn call_single_from(target: u64, function: u64, info: u64, row: u64, 
     let Some(target) = Shared::get().core(target as usize).filter(|target| target.id != core.id) else {
         return GO_ON;
     };
-    let Some(called) = Function::from_code(function as u8 & !(WAIT as u8)) else { return GO_ON };
+    let Some(called) = Function::from_code((function & NUMBER) as u8) else { return GO_ON };
     let chain = called == Function::Onward;
     let sync = function & WAIT != 0 && !chain;
     let hop = core.context() != Context::Thread;
@@ -484,7 +488,7 @@ extern "C" fn call_single_from(target: u64, function: u64, info: u64, row: u64, 
     }
     let request = Request { function: called, info, sync, site, kind: IpiKind::CallFunction };
     arch::without_interrupts(|| {
-        if enqueue(core, descriptor, target, request) {
+        if enqueue(core, descriptor, target, request) || function & ALWAYS != 0 {
             send_one(core, target, request.kind, row as u32 + target.id as u32, caller(site));
         }
     });
@@ -546,7 +550,7 @@ pub fn poll(
 extern "C" fn call_many_from(mask: &CoreMask, function: u64, info: u64, row: u64, site: u64) -> u64 {
     let core = Core::this();
     let shared = Shared::get();
-    let Some(called) = Function::from_code(function as u8 & !(WAIT as u8)) else { return GO_ON };
+    let Some(called) = Function::from_code((function & NUMBER) as u8) else { return GO_ON };
     let sync = function & WAIT != 0;
     let targets = || {
         let named = (0..shared.core_count).filter(|id| mask.contains(*id as u16));
@@ -559,7 +563,7 @@ extern "C" fn call_many_from(mask: &CoreMask, function: u64, info: u64, row: u64
             return STOP;
         }
         let request = Request { function: called, info, sync, site, kind: IpiKind::CallFunction };
-        if arch::without_interrupts(|| enqueue(core, descriptor, target, request)) {
+        if arch::without_interrupts(|| enqueue(core, descriptor, target, request)) || function & ALWAYS != 0 {
             send.insert(target.id as u16);
         }
     }
@@ -579,7 +583,7 @@ extern "C" fn call_many_from(mask: &CoreMask, function: u64, info: u64, row: u64
 #[unsafe(no_mangle)]
 extern "C" fn irq_work_from(function: u64, info: u64, row: u64, site: u64) -> u64 {
     let core = Core::this();
-    let Some(called) = Function::from_code(function as u8 & !(WAIT as u8)) else { return GO_ON };
+    let Some(called) = Function::from_code((function & NUMBER) as u8) else { return GO_ON };
     let sync = function & WAIT != 0;
     let descriptor = Descriptor::of(core, DescriptorUse::Work);
     if csd_lock_wait(core, descriptor, site).is_err() {
@@ -602,7 +606,8 @@ extern "C" fn irq_work_from(function: u64, info: u64, row: u64, site: u64) -> u6
 #[unsafe(no_mangle)]
 extern "C" fn send_ipi_from(target: u64, kind: u64, slot: u64, count: u64, site: u64) -> u64 {
     let core = Core::this();
-    let Some(kind) = IpiKind::from_intid(kind as u8) else { return GO_ON };
+    let waits = kind & u64::from(op::GOES_ON) == 0;
+    let Some(kind) = IpiKind::from_intid(kind as u8 & !op::GOES_ON) else { return GO_ON };
     let Some(target) = Shared::get().core(target as usize) else {
         // SAFETY: this core's own entry.
         unsafe { (*core.entry).skipped_ops += 1 };
@@ -610,6 +615,9 @@ extern "C" fn send_ipi_from(target: u64, kind: u64, slot: u64, count: u64, site:
     };
     for _ in 0..count.max(1) {
         let since = send_one(core, target, kind, slot as u32, Sender { site, callback: 0 });
+        if !waits {
+            continue;
+        }
         say(core, doing::ANSWER, target.id as u16, 0, site);
         let series = Series::new(core, target, kind.intid(), slot as u32, false);
         if !ipi::wait_for_answer(core, &series, since) {

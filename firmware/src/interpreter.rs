@@ -158,6 +158,10 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
                 core.inbox.posture.store(word.a, Ordering::Release);
                 wait::idle_until(core, arch::counter() + clock::ticks(word.d))?;
             }
+            op::IDLE_UNTIL => {
+                core.inbox.posture.store(word.a, Ordering::Release);
+                wait::idle_until(core, shared.phase_started.load(Ordering::Relaxed) + clock::ticks(word.d))?;
+            }
             op::PRESSURE => pressure(core, word.c, arch::counter() + clock::ticks(word.d)),
             op::LOOP => {
                 if depth == LOOP_DEPTH {

@@ -17,6 +17,7 @@ use crate::machine::{Accelerator, MachineError, MachineRequest};
 use crate::memory::Memory;
 use crate::plan::{CoreList, DEFAULT_RING_MEMORY, Keep, PlanRequest};
 use crate::probe;
+use crate::replay;
 use crate::run::{OnHang, Request};
 use crate::selftest;
 use crate::serial;
@@ -46,6 +47,7 @@ impl Verb {
             Verb::Report(arguments) => (&arguments.showing.filter, arguments.showing.explain),
             Verb::Compare(arguments) => (&arguments.filter, arguments.explain),
             Verb::Export(arguments) => (&arguments.filter, arguments.explain),
+            Verb::Replay(arguments) => (&arguments.only, arguments.explain),
             _ => return None,
         };
         filter.as_deref().filter(|_| explain)
@@ -113,6 +115,13 @@ pub enum Verb {
         "Examples:\n  ipiscope import trace.txt --out device.mcap\n  ipiscope import trace.txt.xz --rules marks.toml\n\n{EXIT_CODES}"
     ))]
     Import(ImportArguments),
+    /// Make a plan of a capture: the same IPIs at the same times, on bare metal.
+    #[command(after_help = format!(
+        "Examples:\n  ipiscope replay device.mcap --out replay.toml && ipiscope qemu --cores 8 --plan replay.toml\n  \
+         ipiscope replay device.mcap --only \"target == 5\" --scale 10\n  \
+         ipiscope replay device.mcap --around 5 --window 2ms --longest-gap 10ms --out worst.toml\n\n{EXIT_CODES}"
+    ))]
+    Replay(ReplayArguments),
     /// List the built-in plans, or print one as a job file to start from.
     #[command(after_help = "Example:\n  ipiscope plans matrix > mine.toml && ipiscope qemu --plan mine.toml")]
     Plans {
@@ -489,6 +498,63 @@ pub struct ExportArguments {
     /// Say what the filter picks and how Linux would be asked for the same, and do no more.
     #[arg(long, requires = "filter")]
     pub explain: bool,
+}
+
+/// `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArguments {
+    /// The capture: of a Linux trace (`import`), or of a run.
+    pub capture: PathBuf,
+    /// Write the plan to a file [default: standard output].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Replay the IPIs alone that a filter picks, like "kind == call_function && target == 4" (docs/filters.md).
+    #[arg(long, value_name = "EXPR", visible_alias = "filter")]
+    pub only: Option<String>,
+    /// Say what the filter picks and how Linux would be asked for the same, and do no more.
+    #[arg(long, requires = "only")]
+    pub explain: bool,
+    /// Replay so many of the latest IPIs and what was sent around them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub around: Option<u32>,
+    /// With --around: so long before and after each.
+    #[arg(long, value_name = "T", default_value = "1ms", value_parser = duration)]
+    pub window: Duration,
+    /// Stretch the times between sends by a factor; below 1: faster. Callbacks keep their lengths.
+    #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = factor)]
+    pub scale: f64,
+    /// Move every send by up to so much to either side, at random; the order on each core is kept.
+    #[arg(long, value_name = "T", value_parser = duration)]
+    pub jitter: Option<Duration>,
+    /// Where the random moves begin.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub seed: u64,
+    /// Cut a time in which nobody sends to at most so much [default with --around: 10ms].
+    #[arg(long, value_name = "T", value_parser = duration)]
+    pub longest_gap: Option<Duration>,
+}
+
+impl ReplayArguments {
+    /// What is asked for.
+    pub fn request(&self) -> replay::Request {
+        let usual = self.around.map(|_| Duration::from_millis(10));
+        replay::Request {
+            capture: self.capture.clone(),
+            only: self.only.clone(),
+            around: self.around,
+            window: self.window,
+            scale: self.scale,
+            jitter: self.jitter.unwrap_or_default(),
+            seed: self.seed,
+            longest_gap: self.longest_gap.or(usual),
+        }
+    }
+}
+
+/// A factor of times.
+fn factor(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.001..=1000.0).contains(&factor) { Ok(factor) } else { Err(format!("{text} is not between 0.001 and 1000")) }
 }
 
 /// `import`.

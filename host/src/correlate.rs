@@ -800,7 +800,8 @@ impl<'a, 'b> Joiner<'a, 'b> {
             pieces: Pieces::new(cores),
             stamps: vec![[0; 2]; cores * LANES_PER_CORE],
             step_backs: Vec::new(),
-            alone: info.plan.phases.iter().map(|phase| phase.timed).collect(),
+            // A script that is judged has several under way.
+            alone: info.plan.phases.iter().map(|phase| phase.timed && phase.pattern != "script").collect(),
             calls,
             receptions: Vec::new(),
             duplicate: 0,

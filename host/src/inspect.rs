@@ -800,7 +800,7 @@ const fn op_name(code: u8) -> Option<&'static str> {
         op::DELAY => "delay",
         op::AT => "at",
         op::MASK => "mask",
-        op::IDLE => "idle",
+        op::IDLE | op::IDLE_UNTIL => "idle",
         op::PRESSURE => "pressure",
         op::LOOP | op::LOOP_END => "loop",
         op::MARK => "mark",

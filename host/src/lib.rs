@@ -34,6 +34,7 @@
 //! | [`report`] | the numbers in several coats | capture -> `Report` -> text, JSON |
 //! | [`junit`] | the verdict and the limits for a lab's CI | `Report` -> XML |
 //! | [`export`] | the records in other tools' formats | capture -> text |
+//! | [`replay`] | a capture becomes a plan that sends the same again | capture -> TOML |
 //! | [`inspect`] | where the cores of a target stand, what waits on their queues | capture, RAM, probe -> `Inspection` |
 //! | [`selftest`] | proves the detectors on faults whose truth is known | seeds -> `Outcome` |
 //! | [`doctor`] | what this machine lacks | -> list with remedies |
@@ -71,6 +72,7 @@ pub mod probe;
 pub mod progress;
 pub mod qemu;
 pub mod reason;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod scratch;

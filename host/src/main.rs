@@ -14,15 +14,15 @@ use host::capture::Capture;
 use host::choice::{self, Choice};
 use host::cli::{
     Cli, Color, CompareArguments, ExportArguments, FirmwareVerb, ImportArguments, InspectArguments, PlanArguments,
-    QemuArguments, ReportArguments, SerialArguments, Showing, Verb,
+    QemuArguments, ReplayArguments, ReportArguments, SerialArguments, Showing, Verb,
 };
 use host::error::{Failure, FileError, exit};
 use host::export::{Export, ExportError};
 use host::limits::{Known, Limits};
 use host::run::Finished;
 use host::{
-    compare, doctor, firmware, image, import, inspect, interrupt, junit, log, machine, memory, plan, probe, report,
-    run, selftest, serial,
+    compare, detect, doctor, firmware, image, import, inspect, interrupt, junit, log, machine, memory, plan, probe,
+    replay, report, run, selftest, serial,
 };
 use trace_ring::plan::TraceLevel;
 
@@ -92,6 +92,7 @@ fn execute(verb: &Verb) -> Result<u8, Failure> {
         Verb::Inspect(arguments) => look(arguments),
         Verb::Export(arguments) => export(arguments),
         Verb::Import(arguments) => imported(arguments),
+        Verb::Replay(arguments) => replayed(arguments),
         Verb::Plans { name: None } => {
             let mut text = String::new();
             for builtin in plan::builtins() {
@@ -352,6 +353,41 @@ fn imported(arguments: &ImportArguments) -> Result<u8, Failure> {
         imported.seconds
     ));
     say(&format!("wrote {}; see `ipiscope report {}`", imported.capture.display(), imported.capture.display()));
+    Ok(exit::CLEAN)
+}
+
+/// `replay`.
+fn replayed(arguments: &ReplayArguments) -> Result<u8, Failure> {
+    let made = replay::replay(&arguments.request())?;
+    match &arguments.out {
+        Some(out) => std::fs::write(out, &made.toml).map_err(FileError::of("write", out))?,
+        None => {
+            print(&made.toml)?;
+        }
+    }
+    for note in &made.notes {
+        say(&format!("note: {note}"));
+    }
+    for (what, count) in &made.left_out {
+        say(&format!("note: {count} left out: {what}"));
+    }
+    let ns = |ns: u64| detect::duration(ns as f64, 1.0);
+    let callbacks = match made.callbacks {
+        (0, ..) => String::new(),
+        (count, median, longest) => {
+            format!("; {count} callbacks of {} (median) to {} (the longest)", ns(median), ns(longest))
+        }
+    };
+    let (sends, ipis, cores) = (made.sends, made.ipis, made.cores);
+    say(&format!("{sends} sends ({ipis} IPIs) of {cores} cores over {}{callbacks}", ns(made.span_ns)));
+    if let Some(out) = &arguments.out {
+        let run = format!("ipiscope qemu --cores {cores} --plan {}", out.display());
+        say(&format!("run it: `{run}`"));
+        if !made.twins.is_empty() {
+            let twins: String = made.twins.iter().map(|twin| format!(" --inject {twin}")).collect();
+            say(&format!("with its suspects' delays: `{run} --deterministic{twins}`"));
+        }
+    }
     Ok(exit::CLEAN)
 }
 

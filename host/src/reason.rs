@@ -97,6 +97,21 @@ pub fn text(kind: Option<IpiKind>, intid: u8) -> Cow<'static, str> {
     }
 }
 
+/// The kind that a reason stands for (`arch/arm64/kernel/smp.c`, `ipi_types`); others pass through by their words.
+pub fn kind(reason: &str) -> Option<IpiKind> {
+    Some(match reason {
+        "Rescheduling interrupts" => IpiKind::Reschedule,
+        "Function call interrupts" | "Single function call interrupts" => IpiKind::CallFunction,
+        "CPU stop interrupts" | "CPU stop NMIs" => IpiKind::Stop,
+        "CPU stop (for crash dump) interrupts" | "CPU stop for crash dump NMIs" => IpiKind::CrashStop,
+        "Timer broadcast interrupts" => IpiKind::TimerBroadcast,
+        "IRQ work interrupts" => IpiKind::IrqWork,
+        "CPU wake-up interrupts" => IpiKind::Wakeup,
+        "CPU backtrace interrupts" => IpiKind::Backtrace,
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

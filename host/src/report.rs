@@ -8,6 +8,7 @@ mod json;
 mod linux;
 mod spread;
 mod text;
+mod timing;
 mod witness;
 
 use std::collections::BTreeMap;
@@ -38,8 +39,9 @@ pub use crate::detect::Verdict;
 pub use calls::{CallbackReport, CallsReport, CrashStop, DepthReport, KindReport, SlowCall, WaitReport};
 pub use clock::{Clock, CoreClock, Skew, SkewPair, Skews};
 pub use json::error_report;
-pub use linux::{CallSiteReport, LinuxReport, UnansweredReport};
+pub use linux::{CallSiteReport, LinuxReport, PathReport, UnansweredReport};
 pub use spread::{CoreFigures, Distribution};
+pub use timing::Timing;
 pub use witness::{SeriesPointReport, SeriesReport, Stolen, StolenCore, SweepReport, SweepStepReport};
 
 /// Name and version of the JSON contract.
@@ -115,6 +117,9 @@ pub struct Report {
     pub advisories: Vec<Suspect>,
     /// Limits that the run was held against; null: none were named.
     pub limits: Option<LimitsReport>,
+    /// Of a plan that sends at times: how far they were kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timing: Option<Timing>,
     /// Which IPIs the counts, pairs and latencies are of; null: all.
     pub filter: Option<FilterReport>,
     #[serde(skip)]
@@ -560,7 +565,8 @@ pub fn build_of(capture: &Capture, limits: Option<&Limits>, choice: Option<&Choi
     let limits = limits.map(|limits| limits::judge(limits, capture.info(), judged));
     let symbols = Symbols::of(capture);
     let findings = detect(&Evidence::new(capture.info(), capture.ending(), judged, &symbols));
-    let mut report = assemble(capture, ipis, findings, &symbols);
+    let mut report = assemble(capture, &ipis, findings, &symbols);
+    report.timing = timing::timing(capture, &ipis, report.tick_ns)?;
     report.filter = choice.zip(report.heard).map(|(choice, heard)| FilterReport {
         expression: choice.filter().to_string(),
         picked: heard.counted,
@@ -583,7 +589,7 @@ fn with_limits(verdict: Verdict, limits: Outcome) -> Verdict {
     }
 }
 
-fn assemble(capture: &Capture, ipis: Ipis, findings: Findings, symbols: &Symbols) -> Report {
+fn assemble(capture: &Capture, ipis: &Ipis, findings: Findings, symbols: &Symbols) -> Report {
     let (info, ending) = (capture.info(), capture.ending());
     let view = ipis.view.as_ref();
     let hz = view.map_or(0, |view| view.directory.counter_hz);
@@ -607,8 +613,8 @@ fn assemble(capture: &Capture, ipis: Ipis, findings: Findings, symbols: &Symbols
     let directory = view.map(|view| &view.directory);
     // No ticks: an older region, or a piece of one.
     let record_cost = |ticks: u32| (ticks > 0).then(|| f64::from(ticks) * tick_ns / f64::from(COST_RECORDS));
-    let lanes = lanes(capture, &ipis);
-    let phases = phases(capture, &ipis, tick_ns);
+    let lanes = lanes(capture, ipis);
+    let phases = phases(capture, ipis, tick_ns);
     let instructions_per_ipi =
         (info.verdict_scope == VerdictScope::Instructions)
             .then(|| {
@@ -642,9 +648,9 @@ fn assemble(capture: &Capture, ipis: Ipis, findings: Findings, symbols: &Symbols
         verdict_scope: info.verdict_scope,
         ended: ending.map_or(Ended::Interrupted, |ending| ending.ended),
         stopped_by: ending.and_then(|ending| ending.stopped_by.clone()),
-        error: error(capture, &ipis),
+        error: error(capture, ipis),
         target: target(capture, view, ipis.slots.iter().any(|slot| slot.kind.is_some())),
-        clock: clock::clock(capture, &ipis, view, !clock_fault),
+        clock: clock::clock(capture, ipis, view, !clock_fault),
         trace,
         ipis: IpiCounts {
             counts: ipis.totals,
@@ -654,23 +660,24 @@ fn assemble(capture: &Capture, ipis: Ipis, findings: Findings, symbols: &Symbols
             from: ipis.from,
         },
         phases,
-        pairs: pairs(capture, &ipis, tick_ns),
-        distributions: spread::distributions(&ipis, view, tick_ns),
-        core_figures: spread::core_figures(&ipis, tick_ns),
-        stolen: witness::stolen(&ipis, tick_ns),
-        sweeps: witness::sweeps(&ipis, tick_ns),
-        series: witness::series(&ipis, view, tick_ns),
-        kinds: calls::kinds(&ipis, tick_ns),
-        stages: stages(&ipis, tick_ns),
-        calls: calls::calls(capture, &ipis, symbols, tick_ns),
-        callbacks: calls::callbacks(&ipis, symbols, tick_ns),
-        queue_depth: calls::queue_depth(&ipis, tick_ns),
+        pairs: pairs(capture, ipis, tick_ns),
+        distributions: spread::distributions(ipis, view, tick_ns),
+        core_figures: spread::core_figures(ipis, tick_ns),
+        stolen: witness::stolen(ipis, tick_ns),
+        sweeps: witness::sweeps(ipis, tick_ns),
+        series: witness::series(ipis, view, tick_ns),
+        kinds: calls::kinds(ipis, tick_ns),
+        stages: stages(ipis, tick_ns),
+        calls: calls::calls(capture, ipis, symbols, tick_ns),
+        callbacks: calls::callbacks(ipis, symbols, tick_ns),
+        queue_depth: calls::queue_depth(ipis, tick_ns),
         suspects: findings.suspects,
         advisories: findings.advisories,
         limits: None,
+        timing: None,
         filter: None,
         heard: ipis.heard,
-        linux: linux::linux(capture, &ipis),
+        linux: linux::linux(capture, ipis),
         injected: injected(capture, view),
         faults: faults(capture, view),
         crash_stops: calls::crash_stops(view, symbols),

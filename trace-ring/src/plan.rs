@@ -410,13 +410,13 @@ pub mod op {
 
     // From here on: only in plans with `plan_flag::CALLS`. A *row* is the pair slot of core 0; that of core k is k more.
 
-    /// Calls function `a` & 0x7F ([`crate::calls::Function`]) on core `b` with `info` `d`. `a` bit 7: waits until it has run.
-    /// `c`: the row. A chain ([`crate::calls::Function::Onward`]) always waits for its last hop.
+    /// Calls function `a` & 0x3F ([`crate::calls::Function`]) on core `b` with `info` `d`. `a` bit 7: waits until it has run; bit 6:
+    /// sends the SGI even where the queue was not empty. `c`: the row. A chain ([`crate::calls::Function::Onward`]) always waits for its last hop.
     pub const CALL: u8 = 20;
     /// The same on all cores of mask `b` that are up, but not on this one.
     pub const CALL_MANY: u8 = 21;
-    /// Sends the IPI of kind `a` ([`crate::calls::IpiKind`]: reschedule, stop, crash stop, wake-up, backtrace) to core `b`
-    /// and waits for the answer, `d` times. `c`: the pair slot.
+    /// Sends the IPI of kind `a` & 0x7F ([`crate::calls::IpiKind`]; its handler finds no work where it has some elsewhere) to core
+    /// `b` and waits for the answer, `d` times. `a` bit 7: does not wait. `c`: the pair slot.
     pub const IPI: u8 = 22;
     /// Arms this core's timer for `d` ns from now; its interrupt broadcasts the tick to all others that are up. Waits for all
     /// answers. `c`: the row.
@@ -451,6 +451,15 @@ pub mod op {
     /// Sends SGI `a` to core `b`, `c` times, each at its own distance from the receiver's transition, and waits for the answer.
     /// `d`: the pair slot. Left out where `b` is not up or this core, or where its transition is SUSPEND and it can't.
     pub const SWEEP: u8 = 32;
+    /// Waits in posture `a` until `d` ns after the phase's begin; at once where that has passed.
+    pub const IDLE_UNTIL: u8 = 33;
+
+    /// Of `a` in CALL, CALL_MANY and IRQ_WORK: waits until the function has run.
+    pub const WAITS: u8 = 0x80;
+    /// Of `a` in IPI: does not wait for the answer.
+    pub const GOES_ON: u8 = 0x80;
+    /// Of `a` in CALL and CALL_MANY: sends the SGI even where the queue was not empty.
+    pub const ALWAYS_SENDS: u8 = 0x40;
 }
 
 /// One operation. 16 bytes.
@@ -689,7 +698,8 @@ impl<'a> Plan<'a> {
                 op::CALL..=op::ROW if !calls => bound("op.code", word.code.into(), op::CALL.into())?,
                 op::CALL | op::CALL_MANY | op::IRQ_WORK => {
                     let functions = crate::calls::Function::ALL.len() as u64;
-                    bound("op.function", (word.a & 0x7F).into(), functions)?;
+                    let function = word.a & !(op::WAITS | op::ALWAYS_SENDS);
+                    bound("op.function", function.into(), functions)?;
                     bound("op.row", u64::from(word.c) + cores - 1, slots)?;
                     match word.code {
                         op::CALL => bound("op.to", word.b.into(), cores)?,
@@ -697,16 +707,16 @@ impl<'a> Plan<'a> {
                         _ => {}
                     }
                     let stride = u64::from(crate::calls::Onward::from_info(word.d).stride);
-                    if word.a & 0x7F == crate::calls::Function::Onward as u8 {
+                    if function == crate::calls::Function::Onward as u8 {
                         bound("op.origin", crate::calls::Onward::from_info(word.d).origin.into(), cores)?;
                         range("op.stride", stride, 1..=cores.saturating_sub(1).max(1))?;
                     }
                 }
                 op::IPI => {
                     use crate::calls::IpiKind;
-                    let sent =
-                        [IpiKind::Reschedule, IpiKind::Stop, IpiKind::CrashStop, IpiKind::Wakeup, IpiKind::Backtrace];
-                    if !sent.iter().any(|kind| kind.intid() == word.a) {
+                    // Calls come with a descriptor: by themselves they mean nothing.
+                    let known = IpiKind::from_intid(word.a & !op::GOES_ON);
+                    if known.is_none_or(|kind| kind == IpiKind::CallFunction) {
                         return Err(PlanError::Value { name: "op.kind", value: word.a.into() });
                     }
                     bound("op.to", word.b.into(), cores)?;

@@ -21,6 +21,7 @@ use super::witness::{Excused, GapTotals, Recovered, Series};
 use super::{Counts, Free, From, Ipis, LaneTally, MOST_EVIDENCE, Probes, Slot, View};
 use crate::capture::{Capture, CaptureError};
 use crate::linux::{Decoder, Table};
+use crate::reason::kind;
 use crate::stats::{Figures, Samples, Summary};
 
 /// The calls that waited longest are kept, so many of them: as on bare metal.
@@ -194,21 +195,6 @@ struct Joiner<'a, 'b> {
     picked: u64,
     /// Functions that ran without having been queued in the trace.
     unqueued: u64,
-}
-
-/// The kind that a reason stands for (`arch/arm64/kernel/smp.c`, `ipi_types`); others pass through by their words.
-fn kind(reason: &str) -> Option<IpiKind> {
-    Some(match reason {
-        "Rescheduling interrupts" => IpiKind::Reschedule,
-        "Function call interrupts" | "Single function call interrupts" => IpiKind::CallFunction,
-        "CPU stop interrupts" | "CPU stop NMIs" => IpiKind::Stop,
-        "CPU stop (for crash dump) interrupts" | "CPU stop for crash dump NMIs" => IpiKind::CrashStop,
-        "Timer broadcast interrupts" => IpiKind::TimerBroadcast,
-        "IRQ work interrupts" => IpiKind::IrqWork,
-        "CPU wake-up interrupts" => IpiKind::Wakeup,
-        "CPU backtrace interrupts" => IpiKind::Backtrace,
-        _ => return None,
-    })
 }
 
 /// Reads a Linux capture.

@@ -112,6 +112,8 @@ struct Compiler<'a> {
     call_sends: u64,
     /// How long cores are busy in one round because the plan says so, ns.
     busy_ns: u64,
+    /// The latest time of a script that a core waits for, ns behind the phase's begin.
+    until_ns: u64,
     histograms: u32,
     without_histogram: u64,
     phases: Vec<PhaseMeta>,
@@ -241,6 +243,7 @@ impl<'a> Compiler<'a> {
             called: 0,
             call_sends: 0,
             busy_ns: 0,
+            until_ns: 0,
             histograms: 0,
             without_histogram: 0,
             phases: Vec::new(),
@@ -455,6 +458,7 @@ impl<'a> Compiler<'a> {
             ("all_up_to", phase.all_up_to.is_some(), paired),
             ("minimum", phase.minimum.is_some(), phase.budget.is_some()),
             ("program", !phase.program.is_empty(), scripted),
+            ("judged", phase.judged.is_some(), scripted),
             ("count", phase.count.is_some(), !scripted),
             ("budget", phase.budget.is_some(), !scripted && !counted),
             ("from", phase.from.is_some(), !scripted),
@@ -897,9 +901,11 @@ impl<'a> Compiler<'a> {
             }
         }
         script.check_balance(self)?;
+        // Cores wait for their times side by side.
+        self.busy_ns = self.busy_ns.saturating_add(std::mem::take(&mut self.until_ns));
         let (pairs, sends) =
             (script.slots.len() + script.traffic.pairs, script.sends.saturating_add(script.traffic.sends));
-        self.end(settings, false, state, pairs, sends);
+        self.end(settings, phase.judged.unwrap_or(false), state, pairs, sends);
         for id in deliveries.keys() {
             self.core(*id).ops.push(word(op::DELIVERY, Delivery::PseudoNmi as u8, 0, 0, 0));
         }
@@ -1246,12 +1252,26 @@ impl Script<'_> {
         let phase = &self.settings.name;
         for step in steps {
             compiler.busy_ns = compiler.busy_ns.saturating_add(times.saturating_mul(step.busy().nanoseconds()));
+            compiler.until_ns = compiler.until_ns.max(step.until().nanoseconds());
             let plain = match step {
                 Step::Settle => word(op::SETTLE, 0, 0, 0, 0),
                 Step::Delay(span) => word(op::DELAY, 0, 0, 0, span.nanoseconds()),
                 Step::At(span) => word(op::AT, 0, 0, 0, span.nanoseconds()),
                 Step::Mask(span) => word(op::MASK, 0, 0, 0, span.nanoseconds()),
-                Step::Idle(idle) => word(op::IDLE, idle.state.receiver().code(), 0, 0, idle.time.nanoseconds()),
+                Step::Idle(idle) => {
+                    let state = idle.state.receiver().code();
+                    match (idle.time, idle.until) {
+                        (Some(time), None) => word(op::IDLE, state, 0, 0, time.nanoseconds()),
+                        (None, Some(until)) => word(op::IDLE_UNTIL, state, 0, 0, until.nanoseconds()),
+                        _ => {
+                            return Err(compiler.error(
+                                phase,
+                                "an idle that has both `time` and `until`, or neither",
+                                "write { idle = { state = \"wfi\", time = \"10us\" } }, or until = \"1ms\" after the phase's begin",
+                            ));
+                        }
+                    }
+                }
                 Step::Pressure(pressure) => word(op::PRESSURE, 0, 0, pressure.kib, pressure.time.nanoseconds()),
                 Step::Barrier => word(op::BARRIER, 0, 0, 0, 0),
                 Step::Mark(number) => {

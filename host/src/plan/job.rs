@@ -141,6 +141,9 @@ pub(super) struct Phase {
     /// Of pattern `sweep`: messages of one pass.
     #[serde(default)]
     pub steps: Option<u32>,
+    /// Of pattern `script`: its latencies are judged like those of one message at a time.
+    #[serde(default)]
+    pub judged: Option<bool>,
     /// Of pattern `script`: what each core does.
     #[serde(default)]
     pub program: Vec<Program>,
@@ -444,8 +447,16 @@ impl Step {
     /// How long it keeps its core busy because it says so, callbacks apart.
     pub const fn busy(&self) -> Span {
         match self {
-            Step::Delay(span) | Step::At(span) | Step::Mask(span) => *span,
-            Step::Idle(Idle { time, .. }) | Step::Pressure(Pressure { time, .. }) => *time,
+            Step::Delay(span) | Step::Mask(span) => *span,
+            Step::Idle(Idle { time: Some(time), .. }) | Step::Pressure(Pressure { time, .. }) => *time,
+            _ => Span(Duration::ZERO),
+        }
+    }
+
+    /// Until how long after the phase's begin it keeps its core, where it says that.
+    pub const fn until(&self) -> Span {
+        match self {
+            Step::At(span) | Step::Idle(Idle { until: Some(span), .. }) => *span,
             _ => Span(Duration::ZERO),
         }
     }
@@ -478,11 +489,17 @@ pub(super) struct Messages {
     pub intid: Option<u8>,
 }
 
+/// Exactly one of `time` and `until`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Idle {
     pub state: State,
-    pub time: Span,
+    /// For so long.
+    #[serde(default)]
+    pub time: Option<Span>,
+    /// Until so long after the phase's begin.
+    #[serde(default)]
+    pub until: Option<Span>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -518,6 +535,9 @@ pub(super) struct Call {
     pub stride: Option<u16>,
     #[serde(default = "one")]
     pub count: u32,
+    /// The SGI is sent even where the target's queue is not empty.
+    #[serde(default)]
+    pub always_send: bool,
 }
 
 /// A function that is called.
@@ -548,17 +568,22 @@ impl Called {
 pub(super) struct Ipi {
     pub kind: Sent,
     pub to: Cores,
+    /// For the answer.
+    #[serde(default)]
+    pub wait: Option<bool>,
     #[serde(default = "one")]
     pub count: u32,
 }
 
-/// A kind that is sent by itself: the others come with a call, a tick or a work.
+/// A kind that is sent by itself. Those that come with a tick or a work find none of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Sent {
     Reschedule,
     Stop,
     CrashStop,
+    TimerBroadcast,
+    IrqWork,
     Wakeup,
     Backtrace,
 }
@@ -569,6 +594,8 @@ impl Sent {
             Sent::Reschedule => IpiKind::Reschedule,
             Sent::Stop => IpiKind::Stop,
             Sent::CrashStop => IpiKind::CrashStop,
+            Sent::TimerBroadcast => IpiKind::TimerBroadcast,
+            Sent::IrqWork => IpiKind::IrqWork,
             Sent::Wakeup => IpiKind::Wakeup,
             Sent::Backtrace => IpiKind::Backtrace,
         }

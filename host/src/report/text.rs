@@ -35,6 +35,7 @@ impl Report {
         page.slowest_receivers();
         page.paths();
         page.call_sites();
+        page.timing();
         page.kinds();
         page.matrices();
         page.sweeps();
@@ -335,6 +336,27 @@ impl Page<'_> {
         if receivers.len() > SHOWN {
             self.line(&format!("  {} more: see --json", receivers.len() - SHOWN));
         }
+    }
+
+    /// How far a plan's times were kept.
+    fn timing(&mut self) {
+        let Some(timing) = &self.report.timing else { return };
+        self.heading("Timing: sends against the times that the plan has for them");
+        let order = if timing.in_order { "in order on every core" } else { "not all in the order of the plan" };
+        let (reproduced, planned) = (grouped(timing.reproduced), grouped(timing.planned));
+        let mut text = format!("{reproduced} of {planned} sends, {order}");
+        if let Some(max) = timing.late_max_ns {
+            let p50 = self.length(timing.late_p50_ns);
+            let _ = write!(text, "; behind their time by {p50} (median), ");
+            if timing.late_p99_ns.is_some() {
+                let _ = write!(text, "{} (p99), ", self.length(timing.late_p99_ns));
+            }
+            let _ = write!(text, "at most {}", self.length(Some(max)));
+            if let Some(core) = timing.latest_core {
+                let _ = write!(text, " (core {core})");
+            }
+        }
+        self.item("", 2, &text);
     }
 
     /// Which IPIs of a Linux trace came latest, by ends, reason and callback.

@@ -41,8 +41,7 @@ const TARGET_FRAMES: u64 = 16;
 /// No core in particular, where an operation names one.
 const NOBODY: u16 = 0xFFFF;
 
-/// Bit of a function in an operation: the caller waits.
-const WAITS: u8 = 0x80;
+const WAITS: u8 = op::WAITS;
 
 /// A small generator (splitmix64, Steele et al., OOPSLA 2014): the same seed gives the same plan, on every host.
 struct Random(u64);
@@ -71,13 +70,16 @@ impl Random {
 struct Callback {
     function: Function,
     wait: bool,
+    /// The SGI is sent even where the queue is not empty.
+    always_send: bool,
     info: u64,
 }
 
 impl Callback {
     /// As an operation holds function and waiting.
     const fn code(self) -> u8 {
-        self.function as u8 | if self.wait { WAITS } else { 0 }
+        let wait = if self.wait { WAITS } else { 0 };
+        self.function as u8 | wait | if self.always_send { op::ALWAYS_SENDS } else { 0 }
     }
 
     /// How long it is busy because the plan says so, ns.
@@ -86,7 +88,7 @@ impl Callback {
     }
 }
 
-const DRAIN: Callback = Callback { function: Function::Drain, wait: true, info: 0 };
+const DRAIN: Callback = Callback { function: Function::Drain, wait: true, always_send: false, info: 0 };
 
 /// IPIs of a kind from one core to another.
 #[derive(Clone, Copy)]
@@ -296,7 +298,7 @@ impl Compiler<'_> {
     ) {
         let left = hops.saturating_sub(1);
         let route = Onward { origin: from, hops: left as u16, stride };
-        let callback = Callback { function: Function::Onward, wait: true, info: route.info() };
+        let callback = Callback { function: Function::Onward, wait: true, always_send: false, info: route.info() };
         self.call_one(traffic, (from, to), callback, times, &state);
         let records = self.send_records() + self.call_records(1);
         let cores = u32::from(self.request.cores);
@@ -323,13 +325,19 @@ impl Compiler<'_> {
 
     /// Operation `IPI`: `count` messages, `times` times in a round.
     fn send_kind(&mut self, traffic: &mut Traffic<'_>, message: Message, count: u32, times: u64) {
+        self.send_kind_and(traffic, message, count, times, true);
+    }
+
+    /// The same; `wait`: for each answer.
+    fn send_kind_and(&mut self, traffic: &mut Traffic<'_>, message: Message, count: u32, times: u64, wait: bool) {
         let Message { kind, from, to, delivery, .. } = message;
         let slot = traffic.slot(self, message);
         let sent = times.saturating_mul(count.into());
         // Besides: a look at the target's redistributor.
         let records = sent.saturating_mul(self.send_records() + 1);
+        let goes_on = if wait { 0 } else { op::GOES_ON };
         let core = self.core(from);
-        Self::chunks(core, count, |count| word(op::IPI, kind.intid(), to, slot, count.into()));
+        Self::chunks(core, count, |count| word(op::IPI, kind.intid() | goes_on, to, slot, count.into()));
         core.thread = core.thread.saturating_add(records);
         traffic.sends = traffic.sends.saturating_add(sent);
         let more = match kind {
@@ -472,7 +480,7 @@ impl Compiler<'_> {
             let function = functions.get(random.index(functions.len())).map_or(Function::Drain, |name| name.function());
             let wait = random.below(2) == 1;
             let info = if function == Function::Slow { 1_000 + random.below(4_001) } else { 0 };
-            let callback = Callback { function, wait, info };
+            let callback = Callback { function, wait, always_send: false, info };
             // Half of all calls go to one core, and one in eight to all.
             match random.below(8) {
                 7 => {
@@ -911,7 +919,7 @@ impl Script<'_> {
             }
             (_, None) => 0,
         };
-        Ok(Callback { function: called.function(), wait: wait.unwrap_or(true), info })
+        Ok(Callback { function: called.function(), wait: wait.unwrap_or(true), always_send: false, info })
     }
 
     pub(super) fn call(
@@ -940,6 +948,7 @@ impl Script<'_> {
         }
         let targets: Vec<u16> = named.iter().copied().filter(|to| *to != id && compiler.allows(id, *to)).collect();
         let callback = self.callback(compiler, call.function, call.wait, call.time)?;
+        let callback = Callback { always_send: call.always_send, ..callback };
         let times = times.saturating_mul(call.count.into());
         let busy = times.saturating_mul(targets.len() as u64).saturating_mul(callback.slow_ns());
         compiler.busy_ns = compiler.busy_ns.saturating_add(busy);
@@ -1031,7 +1040,7 @@ impl Script<'_> {
             let own = self.deliveries.get(&to).copied().unwrap_or(Delivery::PseudoNmi);
             let delivery = if urgent { own } else { Delivery::Irq };
             let message = Message { kind, from: id, to, delivery, state: self.state_of(to) };
-            compiler.send_kind(&mut self.traffic, message, ipi.count, times);
+            compiler.send_kind_and(&mut self.traffic, message, ipi.count, times, ipi.wait.unwrap_or(true));
             let (stopped, woken) = self.parks.entry(to).or_default();
             let sent = times.saturating_mul(ipi.count.into());
             match kind {
