@@ -14,6 +14,7 @@ mod file;
 mod format;
 mod page;
 mod symbols;
+mod write;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -26,6 +27,8 @@ use file::{File, Layout};
 use page::{Lane, LaneAt, Next};
 
 use crate::{Clock, Event, Name, Names, Tally, What};
+
+pub use write::{Counts, Meta, WriteError, Writer};
 
 /// What a file says of itself.
 #[derive(Debug, Clone, Default, PartialEq)]

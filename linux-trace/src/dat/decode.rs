@@ -166,17 +166,17 @@ fn mask(bytes: &[u8], long: usize, big: bool) -> Option<Mask> {
 }
 
 /// Bits of `common_flags` (`enum trace_flag_type`, include/linux/trace_events.h).
-mod flag {
-    pub(super) const IRQS_OFF: u64 = 0x01;
+pub(super) mod flag {
+    pub(in crate::dat) const IRQS_OFF: u64 = 0x01;
     /// `TRACE_FLAG_NEED_RESCHED_LAZY` since 6.13 and in RT; earlier an architecture that cannot tell whether interrupts are off,
     /// which arm64 never was.
-    pub(super) const RESCHED_LAZY: u64 = 0x02;
-    pub(super) const RESCHED: u64 = 0x04;
-    pub(super) const HARDIRQ: u64 = 0x08;
-    pub(super) const SOFTIRQ: u64 = 0x10;
-    pub(super) const PREEMPT_RESCHED: u64 = 0x20;
-    pub(super) const NMI: u64 = 0x40;
-    pub(super) const BH_OFF: u64 = 0x80;
+    pub(in crate::dat) const RESCHED_LAZY: u64 = 0x02;
+    pub(in crate::dat) const RESCHED: u64 = 0x04;
+    pub(in crate::dat) const HARDIRQ: u64 = 0x08;
+    pub(in crate::dat) const SOFTIRQ: u64 = 0x10;
+    pub(in crate::dat) const PREEMPT_RESCHED: u64 = 0x20;
+    pub(in crate::dat) const NMI: u64 = 0x40;
+    pub(in crate::dat) const BH_OFF: u64 = 0x80;
 }
 
 /// The flags column as the kernel prints it (`trace_print_lat_fmt`, kernel/trace/trace_output.c): interrupts off, reschedule wanted,

@@ -16,31 +16,31 @@ use crate::Clock;
 pub(super) const MAGIC: &[u8; 10] = b"\x17\x08\x44tracing";
 
 /// The most CPUs: the kernel's largest `NR_CPUS` (`arch/x86/Kconfig`, MAXSMP; arm64 has 4096).
-const MOST_CPUS: u32 = 8192;
+pub(super) const MOST_CPUS: u32 = 8192;
 
 /// The largest page of a ring, bytes (`buffer_subbuf_size_kb` allows pages of pages).
 const LARGEST_PAGE: u32 = 1 << 20;
 
 /// Options, by their numbers in the manual pages.
-mod option {
-    pub(super) const DONE: u16 = 0;
-    pub(super) const DATE: u16 = 1;
-    pub(super) const CPUSTAT: u16 = 2;
-    pub(super) const BUFFER: u16 = 3;
-    pub(super) const TRACECLOCK: u16 = 4;
-    pub(super) const UNAME: u16 = 5;
-    pub(super) const OFFSET: u16 = 7;
-    pub(super) const CPUCOUNT: u16 = 8;
-    pub(super) const VERSION: u16 = 9;
-    pub(super) const TIME_SHIFT: u16 = 12;
-    pub(super) const TSC2NSEC: u16 = 14;
-    pub(super) const HEADER_INFO: u16 = 16;
-    pub(super) const FTRACE_EVENTS: u16 = 17;
-    pub(super) const EVENT_FORMATS: u16 = 18;
-    pub(super) const KALLSYMS: u16 = 19;
-    pub(super) const PRINTK: u16 = 20;
-    pub(super) const CMDLINES: u16 = 21;
-    pub(super) const BUFFER_TEXT: u16 = 22;
+pub(super) mod option {
+    pub(in crate::dat) const DONE: u16 = 0;
+    pub(in crate::dat) const DATE: u16 = 1;
+    pub(in crate::dat) const CPUSTAT: u16 = 2;
+    pub(in crate::dat) const BUFFER: u16 = 3;
+    pub(in crate::dat) const TRACECLOCK: u16 = 4;
+    pub(in crate::dat) const UNAME: u16 = 5;
+    pub(in crate::dat) const OFFSET: u16 = 7;
+    pub(in crate::dat) const CPUCOUNT: u16 = 8;
+    pub(in crate::dat) const VERSION: u16 = 9;
+    pub(in crate::dat) const TIME_SHIFT: u16 = 12;
+    pub(in crate::dat) const TSC2NSEC: u16 = 14;
+    pub(in crate::dat) const HEADER_INFO: u16 = 16;
+    pub(in crate::dat) const FTRACE_EVENTS: u16 = 17;
+    pub(in crate::dat) const EVENT_FORMATS: u16 = 18;
+    pub(in crate::dat) const KALLSYMS: u16 = 19;
+    pub(in crate::dat) const PRINTK: u16 = 20;
+    pub(in crate::dat) const CMDLINES: u16 = 21;
+    pub(in crate::dat) const BUFFER_TEXT: u16 = 22;
 }
 
 /// How data are packed.

@@ -13,21 +13,21 @@ use crate::{Place, Tally};
 
 /// Types of records that are no data (`enum ring_buffer_type`); 1 to 28 are lengths in words, 0 says that a word has the length.
 const PADDING: u32 = 29;
-const TIME_EXTEND: u32 = 30;
-const TIME_STAMP: u32 = 31;
+pub(super) const TIME_EXTEND: u32 = 30;
+pub(super) const TIME_STAMP: u32 = 31;
 
 /// Bits of the time in a record's first word (`TS_SHIFT`).
-const TIME_BITS: u32 = 27;
+pub(super) const TIME_BITS: u32 = 27;
 
 /// The bits that an absolute time stamp does not have (`TS_MSB`): it has 59.
-const TOP_OF_TIME: u64 = 0xF8 << 56;
+pub(super) const TOP_OF_TIME: u64 = 0xF8 << 56;
 
 /// Bits of `commit` that count bytes; above are the two flags.
 const COMMIT: u64 = (1 << 27) - 1;
 /// `RB_MISSED_EVENTS`: events were lost in front of this page.
-const MISSED: u64 = 1 << 31;
+pub(super) const MISSED: u64 = 1 << 31;
 /// `RB_MISSED_STORED`: how many, stands behind the data.
-const MISSED_STORED: u64 = 1 << 30;
+pub(super) const MISSED_STORED: u64 = 1 << 30;
 
 /// Bytes that are read from the file at once, where pages are not larger.
 const BLOCK: u64 = 64 << 10;

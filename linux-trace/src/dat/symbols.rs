@@ -11,7 +11,7 @@ use memchr::{memchr, memrchr};
 use crate::{Name, Names};
 
 /// How far from its symbol an address still is in it, bytes: no function is larger, and modules lie far from the kernel.
-const LONGEST_FUNCTION: u64 = 16 << 20;
+pub(super) const LONGEST_FUNCTION: u64 = 16 << 20;
 
 /// Slots of the cache, one address each.
 const CACHE: usize = 4096;
