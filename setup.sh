@@ -120,4 +120,12 @@ elif ! { have apt-get && apt_install trace-cmd; }; then
     say "no trace-cmd: the test that compares with it is skipped"
 fi
 
+# --- what shows the exports: the tests open what was written in KernelShark, on a screen of its own, and decode it with protoc ----
+viewers=(kernelshark xvfb xauth x11-utils imagemagick protobuf-compiler)
+if have kernelshark && have xvfb-run && have xauth && have xwininfo && have import && have protoc; then
+    say "KernelShark, Xvfb, ImageMagick, protoc: installed"
+elif ! { have apt-get && apt_install "${viewers[@]}"; }; then
+    say "not all of ${viewers[*]} (Debian's names): the tests that show exports are skipped"
+fi
+
 say "done; try: cargo run --release -p host -- qemu"
