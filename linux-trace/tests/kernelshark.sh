@@ -6,7 +6,7 @@
 set -euo pipefail
 file=$(realpath "$1")
 picture=$2
-# Software rendering of a first start took 3 s on two busy cores.
+# A picture with bars took two to three seconds here.
 deadline=$((SECONDS + 60))
 
 fail() { printf 'kernelshark.sh: %s\n' "$*" >&2; exit 1; }

@@ -6,7 +6,7 @@
 //! and eight bytes for each page that was written.
 //!
 //! A record holds addresses, an [`Event`] names. Each symbol gets sixteen MiB of an address space of the file's own, in which no
-//! AArch64 address lies, and the file's kallsyms name it; `name+0x54/0x178` is the address 0x54 behind its begin (the length is not
+//! kernel's address lies, and the file's kallsyms name it; `name+0x54/0x178` is the address 0x54 behind its begin (the length is not
 //! kept: trace-cmd does not print it either). A name that is a number (`0xffff800080012345`) is that address.
 
 use std::collections::HashMap;
@@ -27,8 +27,8 @@ const PAGE_HEAD: usize = 16;
 /// The longest record whose length stands in its head's type, bytes (`RINGBUF_TYPE_DATA_TYPE_LEN_MAX` words).
 const SHORT: usize = 28 * 4;
 
-/// Where the symbols and the kernel's strings lie. AArch64 has no address there: with bit 55 clear and bit 52 set it belongs to neither
-/// half of the address space, however many bits that has (Arm ARM D8.1.9, 52 at most without FEAT_LVA3).
+/// Where the symbols and the kernel's strings lie: no kernel's address is there, for with bit 55 clear it is in the lower half of
+/// AArch64's address space, which is the user's, and with bit 52 set beyond the 52 bits that a user has without FEAT_LVA3.
 const SYMBOLS: u64 = 0x0010 << 48;
 const STRINGS: u64 = 0x0018 << 48;
 
@@ -565,6 +565,7 @@ impl<W: Write, S: Read + Write + Seek> Writer<W, S> {
     ///
     /// What a record has and an event does not is written as it is most often: interrupts were handled, tasks are runnable and of the
     /// default priority. Flags that are not told are those of a task that may be interrupted; a process id that is not told is -1.
+    /// KernelShark draws bars of tasks only, not of process id 0 (idle) or -1: give each core of a bare-metal capture a process id.
     ///
     /// # Errors
     /// The scratch file cannot be written, or the CPU is beyond what a `trace.dat` can have.
