@@ -12,6 +12,7 @@ pub mod marks;
 pub mod mask;
 pub mod names;
 pub mod text;
+mod words;
 
 pub use event::{Clock, Event, Place, Tally, What};
 pub use mask::Mask;

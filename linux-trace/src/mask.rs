@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::words;
+
 /// The most CPUs that a mask holds, as many as the kit drives.
 pub const MOST_CPUS: usize = 512;
 
@@ -79,13 +81,20 @@ impl Mask {
     ///
     /// `None`: it is none of these, or names a CPU beyond [`MOST_CPUS`].
     #[must_use]
+    #[inline]
     pub fn parse(text: &[u8]) -> Option<Mask> {
         // What a kernel of up to 64 CPUs prints.
-        if let ([_, _, _, _, _, _, _, _, b',', low @ ..], 17) = (text, text.len()) {
+        if let Ok([a, b, c, d, e, f, g, h, b',', low @ ..]) = <&[u8; 17]>::try_from(text) {
             let mut mask = Mask::default();
-            mask.words[0] = hex(&text[..8])? << 32 | hex(low)?;
+            let high = words::hexadecimal(&[*a, *b, *c, *d, *e, *f, *g, *h])?;
+            mask.words[0] = u64::from(high) << 32 | u64::from(words::hexadecimal(low)?);
             return Some(mask);
         }
+        Mask::spelled(text)
+    }
+
+    /// Any other spelling.
+    fn spelled(text: &[u8]) -> Option<Mask> {
         if let Some(list) = text.strip_prefix(b"ARRAY[").and_then(|rest| rest.strip_suffix(b"]")) {
             return Mask::bytes(list);
         }

@@ -2,6 +2,8 @@
 //!
 //! A trace of ten million events has a few hundred names. Each is kept once, and an event carries its number.
 
+use crate::words;
+
 /// The number of a name in [`Names`]; [`Name::NONE`] where a trace names nothing (a call site of `0x0`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Name(pub u32);
@@ -58,7 +60,7 @@ impl Names {
             at &= self.slots.len() - 1;
             match self.slots[at] {
                 0 => break,
-                number if self.list[number as usize].as_bytes() == name => return Name(number),
+                number if words::same(self.list[number as usize].as_bytes(), name) => return Name(number),
                 _ => at += 1,
             }
         }
@@ -116,8 +118,8 @@ impl Names {
 
 /// Hashes two words at a time, by the two halves of a product: names are short, and whoever chooses them so that they collide gains
 /// nothing but a slow import.
+#[inline(always)]
 fn hash(bytes: &[u8]) -> u64 {
-    let word = |bytes: &[u8]| u64::from_le_bytes(*bytes.first_chunk().unwrap_or(&[0; 8]));
     let fold = |a: u64, b: u64| {
         let product = u128::from(a) * u128::from(b);
         product as u64 ^ (product >> 64) as u64
@@ -125,13 +127,18 @@ fn hash(bytes: &[u8]) -> u64 {
     // Odd constants without pattern: fractions of the square roots of 2, 3 and 5.
     const SEEDS: [u64; 3] = [0x6A09_E667_F3BC_C909, 0xBB67_AE85_84CA_A73B, 0x3C6E_F372_FE94_F82B];
     let mut hash = SEEDS[0] ^ bytes.len() as u64;
-    let mut pairs = bytes.chunks_exact(16);
-    for pair in &mut pairs {
-        hash = fold(word(pair) ^ SEEDS[1], word(&pair[8..]) ^ hash);
+    // Words overlap, so that none has to be made of single bytes.
+    let Some((first, last)) = words::word(bytes, 0).zip(bytes.last_chunk().copied().map(u64::from_le_bytes)) else {
+        let word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        return fold(word ^ SEEDS[1], hash);
+    };
+    let mut at = 8;
+    while at + 8 < bytes.len() {
+        let b = words::word(bytes, at + 8).unwrap_or(last);
+        hash = fold(words::word(bytes, at).unwrap_or(last) ^ SEEDS[1], b ^ hash);
+        at += 16;
     }
-    let mut last = [0; 16];
-    last[..pairs.remainder().len()].copy_from_slice(pairs.remainder());
-    fold(fold(word(&last) ^ SEEDS[1], word(&last[8..]) ^ hash), SEEDS[2])
+    fold(fold(first ^ SEEDS[1], last ^ hash), SEEDS[2])
 }
 
 #[cfg(test)]
