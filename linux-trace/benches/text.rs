@@ -1,15 +1,24 @@
-//! How fast ftrace's text becomes events: `cargo bench -p linux-trace --bench text [-- MILLIONS]`.
+//! How fast ftrace's text becomes events: `cargo bench -p linux-trace --bench text`.
 //!
 //! The text is what a kernel of today prints for synchronous calls, seven events a call, in the shares that real captures have. A
-//! block of it is read again and again: as many bytes as a file of ten million events has, without the file.
+//! block of it is read again and again: as many bytes as a file of ten million events has, without the file. Times are of the wall
+//! clock: on a machine that does other work, the lowest of several runs counts.
 
+use std::convert::Infallible;
 use std::io::{self, Read};
-use std::time::Instant;
+use std::time::Duration;
 
-use linux_trace::{Names, text};
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use linux_trace::{Event, Names, text};
 
 /// Calls of a block.
 const CALLS: u64 = 20_000;
+
+/// Events of a call.
+const EVENTS: u64 = 7;
+
+/// Events that are read in one go.
+const ALL: u64 = 10_000_000;
 
 fn block(trace_cmd: bool) -> Vec<u8> {
     let mut out = String::new();
@@ -51,6 +60,7 @@ fn block(trace_cmd: bool) -> Vec<u8> {
     out.into_bytes()
 }
 
+/// A block again and again.
 struct Again<'a> {
     block: &'a [u8],
     at: usize,
@@ -72,30 +82,31 @@ impl Read for Again<'_> {
     }
 }
 
-fn main() {
-    let millions: u64 = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(10);
-    for (what, trace_cmd) in [("kernel", false), ("trace-cmd -t", true)] {
+fn read(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("text");
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(12));
+    let rounds = ALL.div_ceil(EVENTS * CALLS);
+    let events = rounds * EVENTS * CALLS;
+    group.throughput(Throughput::Elements(events));
+    for (what, trace_cmd) in [("kernel", false), ("trace-cmd", true)] {
         let block = block(trace_cmd);
-        let rounds = (millions * 1_000_000).div_ceil(7 * CALLS);
-        let (mut best, mut events, mut sum) = (f64::INFINITY, 0, 0);
-        for _ in 0..3 {
-            let begin = Instant::now();
-            let input = Again { block: &block, at: 0, left: rounds - 1 };
-            let sink = |event: &linux_trace::Event, _: &mut Names| -> Result<(), std::convert::Infallible> {
-                sum ^= event.t;
-                Ok(())
-            };
-            let Ok((_, tally)) = text::read(input, &text::NoMarks, &mut Names::new(), sink);
-            best = best.min(begin.elapsed().as_secs_f64());
-            events = tally.events;
-            assert_eq!(tally.unknown, 0, "{:?}", tally.first_unknown);
-        }
-        let bytes = rounds * block.len() as u64;
-        println!(
-            "{what:12}: {events} events, {:.0} MB, {best:.3} s, {:.1} M events/s, {:.0} MB/s ({sum:x})",
-            bytes as f64 / 1e6,
-            events as f64 / best / 1e6,
-            bytes as f64 / best / 1e6
-        );
+        group.bench_function(what, |bencher| {
+            bencher.iter(|| {
+                let input = Again { block: &block, at: 0, left: rounds - 1 };
+                let mut sum = 0;
+                let sink = |event: &Event, _: &mut Names| -> Result<(), Infallible> {
+                    sum ^= event.t;
+                    Ok(())
+                };
+                let Ok((_, tally)) = text::read(input, &text::NoMarks, &mut Names::new(), sink);
+                assert_eq!((tally.events, tally.unknown), (events, 0), "{:?}", tally.first_unknown);
+                sum
+            });
+        });
     }
+    group.finish();
 }
+
+criterion_group!(benches, read);
+criterion_main!(benches);
