@@ -26,6 +26,7 @@ use decode::Decoder;
 use file::{File, Layout};
 use page::{Lane, LaneAt, Next};
 
+use crate::mask::MOST_CPUS;
 use crate::{Clock, Event, Name, Names, Tally, What};
 
 pub use write::{Counts, Meta, WriteError, Writer};
@@ -192,6 +193,14 @@ impl<S: Read + Seek> Reader<S> {
         page::part(&mut self.lanes, &mut tally);
         let mut lanes = Vec::new();
         for at in &self.lanes {
+            if usize::from(at.cpu) >= MOST_CPUS {
+                if at.size > 0 {
+                    let why =
+                        format!("CPU {} is beyond the {MOST_CPUS} that are read: its events are left out", at.cpu);
+                    page::unknown(&mut tally, at.at, why);
+                }
+                continue;
+            }
             lanes.push(Lane::open(*at, &mut self.input, self.layout.big, &mut tally)?);
         }
         let mut order = BinaryHeap::new();

@@ -46,7 +46,7 @@ impl<'a> Record<'a> {
     }
 
     fn cpu(&self, at: usize) -> Option<u16> {
-        u16::try_from(self.value(at)?).ok()
+        u16::try_from(self.value(at)?).ok().filter(|cpu| usize::from(*cpu) < MOST_CPUS)
     }
 
     fn common(&self, field: Option<Field>) -> Option<u64> {
