@@ -8,7 +8,9 @@
 
 pub mod events;
 pub mod ftrace;
+pub mod perfetto;
 pub mod rows;
+pub mod trace_dat;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -30,10 +32,22 @@ use crate::reason::Reasons;
 pub enum Format {
     /// Text as Linux's `trace` file has it.
     Ftrace,
+    /// Perfetto's protobuf: slices by core and lane, an arrow from each send to each receive.
+    Perfetto,
+    /// trace.dat version 6, for trace-cmd and KernelShark.
+    #[value(name = "trace.dat", alias = "trace-dat")]
+    TraceDat,
     /// IPIs, one a line, as comma-separated values.
     Csv,
     /// IPIs, one JSON object a line.
     Json,
+}
+
+impl Format {
+    /// Whether it is nothing for a terminal.
+    pub const fn is_binary(self) -> bool {
+        matches!(self, Format::Perfetto | Format::TraceDat)
+    }
 }
 
 /// Batches of the file between two looks at what may be let go.
@@ -111,7 +125,7 @@ impl<'a> Export<'a> {
         let choice = filter.map(|text| Choice::of(text, capture)).transpose()?;
         let events = match to {
             Format::Csv | Format::Json => None,
-            Format::Ftrace => Some(events::Events::prepare(capture)?),
+            Format::Ftrace | Format::Perfetto | Format::TraceDat => Some(events::Events::prepare(capture)?),
         };
         Ok(Export { capture, choice, to, events })
     }
@@ -127,7 +141,9 @@ impl<'a> Export<'a> {
             (Format::Csv, _) => rows::write(self.capture, choice, rows::Form::Csv, out).map(|_| ()),
             (Format::Json, _) => rows::write(self.capture, choice, rows::Form::Json, out).map(|_| ()),
             (Format::Ftrace, Some(events)) => ftrace::write(events, choice, nanoseconds, out),
-            (Format::Ftrace, None) => Ok(()),
+            (Format::Perfetto, Some(events)) => perfetto::write(self.capture, events, choice, out),
+            (Format::TraceDat, Some(events)) => trace_dat::write(self.capture, events, choice, out),
+            (Format::Ftrace | Format::Perfetto | Format::TraceDat, None) => Ok(()),
         }
     }
 

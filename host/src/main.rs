@@ -297,6 +297,14 @@ fn look(arguments: &InspectArguments) -> Result<u8, Failure> {
 /// `export`.
 fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
     let ExportArguments { capture: path, to, out, ns, filter, .. } = arguments;
+    if to.is_binary() && out.is_none() && io::stdout().is_terminal() {
+        return Err(Failure {
+            kind: "arguments".into(),
+            message: "this format is no text, and standard output is a terminal".into(),
+            next_step: "name a file with --out, or pipe it".into(),
+            exit_code: exit::MISUSED,
+        });
+    }
     let capture = Capture::open(path)?;
     let prepared = Export::prepare(&capture, *to, filter.as_deref())?;
     let write = |out: &mut dyn io::Write| prepared.write(*ns, out);

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use linux_trace::{Mask, What};
+use linux_trace::{Mask, Texts, What};
 use trace_ring::calls::IpiKind;
 
 use crate::capture::{Capture, CaptureError};
@@ -248,12 +248,12 @@ impl Gatherer {
         *self.left_out.entry(what.into()).or_default() += count;
     }
 
-    fn step(&mut self, step: &Step, reason: &dyn Fn(linux_trace::Name) -> String) {
+    fn step(&mut self, step: &Step, names: &dyn Texts) {
         let event = &step.event;
         let (t, at) = (event.t, usize::from(event.cpu));
         let Some(core) = self.cores.get_mut(at) else { return };
         match event.what {
-            What::Raise { targets, reason: words } => self.raise(step, targets, &reason(words)),
+            What::Raise { targets, reason: words } => self.raise(step, targets, names.text(words)),
             What::Entry { .. } => {
                 // Without cpu_idle, the task that the interrupt found says whether the core was idle.
                 let runs = core.told.or(event.pid.map(|pid| pid != 0));
@@ -352,7 +352,7 @@ pub fn replay(request: &Request) -> Result<Replay, ReplayError> {
     let choice = only.as_deref().map(|text| Choice::of(text, &capture)).transpose()?;
     let mut gatherer = Gatherer { cores: vec![Core::default(); events.cpus().into()], ..Gatherer::default() };
     events.each(choice.as_ref(), true, |step, names| {
-        gatherer.step(step, &|name| names.text(name).to_owned());
+        gatherer.step(step, names);
         Ok(())
     })?;
     let (sends, ipis) = (gatherer.sends, gatherer.ipis);

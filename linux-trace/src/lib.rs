@@ -16,4 +16,4 @@ mod words;
 
 pub use event::{Clock, Event, Place, Tally, What};
 pub use mask::Mask;
-pub use names::{Name, Names};
+pub use names::{Name, Names, Texts};

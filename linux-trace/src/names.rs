@@ -25,6 +25,25 @@ pub const MOST_NAMES: usize = 1 << 20;
 /// The longest name, bytes; the kernel's `KSYM_NAME_LEN` is 512 (`include/linux/kallsyms.h`), a module's name comes on top.
 pub const LONGEST_NAME: usize = 640;
 
+/// What gives a name's text.
+pub trait Texts {
+    /// The text of a name; the empty one where there is no such name.
+    fn text(&self, name: Name) -> &str;
+}
+
+impl Texts for Names {
+    fn text(&self, name: Name) -> &str {
+        Names::text(self, name)
+    }
+}
+
+/// A list by number: [`Names`] as it was stored.
+impl Texts for [String] {
+    fn text(&self, name: Name) -> &str {
+        self.get(name.0 as usize).map_or("", String::as_str)
+    }
+}
+
 /// A table of names. Number 0 is the empty name.
 #[derive(Debug, Clone)]
 pub struct Names {

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use filter::{Clock as FilterClock, Widen};
-use linux_trace::{Clock, Event, Mask, Name, Names, What};
+use linux_trace::{Clock, Event, Mask, Name, Names, Texts, What};
 use trace_ring::calls::IpiKind;
 use trace_ring::layout::Context;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -61,21 +61,20 @@ pub struct Step {
     intid: u8,
 }
 
-/// Where names of events come from.
-#[derive(Clone, Copy, Debug)]
-pub enum Lookup<'a> {
+/// The names of a stream's events: a Linux capture's own, or made on the way.
+#[derive(Debug)]
+pub enum Spoken<'a> {
     /// A Linux capture's.
     Table(&'a Table),
-    /// Made on the way.
-    Names(&'a Names),
+    /// Bare metal's.
+    Names(Box<Names>),
 }
 
-impl<'a> Lookup<'a> {
-    /// A name's text; empty for none.
-    pub fn text(&self, name: Name) -> &'a str {
+impl Texts for Spoken<'_> {
+    fn text(&self, name: Name) -> &str {
         match self {
-            Lookup::Table(table) => table.name(name),
-            Lookup::Names(names) => names.text(name),
+            Spoken::Table(table) => table.name(name),
+            Spoken::Names(names) => names.text(name),
         }
     }
 }
@@ -156,6 +155,14 @@ impl<'a> Events<'a> {
         self.clock() != Clock::Counter
     }
 
+    /// Whether it says when handlers ended.
+    pub fn has_exits(&self) -> bool {
+        match &self.source {
+            Source::Linux(table) => table.count("ipi_exit") > 0,
+            Source::Bare(bare) => bare.found.exits > 0,
+        }
+    }
+
     /// Of bare metal.
     pub fn is_bare(&self) -> bool {
         matches!(self.source, Source::Bare(_))
@@ -220,22 +227,22 @@ impl<'a> Events<'a> {
         &self,
         choice: Option<&Choice>,
         arrows: bool,
-        mut visit: impl FnMut(&Step, Lookup<'_>) -> Result<(), ExportError>,
-    ) -> Result<(), ExportError> {
+        mut visit: impl FnMut(&Step, &dyn Texts) -> Result<(), ExportError>,
+    ) -> Result<Spoken<'a>, ExportError> {
         let mut chooser = match choice.is_some() || arrows {
             true => Some(Chooser::new(Ends::gather(self.capture, choice, self.hz())?, choice, self.is_bare())),
             false => None,
         };
         let mut failed = None;
-        match &self.source {
+        let spoken = match &self.source {
             Source::Linux(table) => {
                 let mut decoder = Decoder::new(table);
-                let names = Lookup::Table(table);
+                let names = Spoken::Table(table);
                 self.capture.linux_rows_while(|_, rows| {
                     decoder.events(rows, |event| {
                         if failed.is_none() {
                             let step = Step::of_linux(event);
-                            failed = pass(&mut chooser, step, &mut |step| visit(step, names)).err();
+                            failed = pass(&mut chooser, step, &mut |step| visit(step, &names)).err();
                         }
                     });
                     failed.is_none()
@@ -243,28 +250,36 @@ impl<'a> Events<'a> {
                 if failed.is_none()
                     && let Some(chooser) = &mut chooser
                 {
-                    failed = chooser.last(&mut |step| visit(step, names)).err();
+                    failed = chooser.last(&mut |step| visit(step, &names)).err();
                 }
+                names
             }
             Source::Bare(bare) => {
                 let Bare { target, found, symbols } = &**bare;
-                let mut words =
-                    Words { target, symbols, names: Names::new(), places: HashMap::new(), functions: HashMap::new() };
+                let mut words = Words {
+                    target,
+                    symbols,
+                    names: Names::new(),
+                    places: HashMap::new(),
+                    functions: HashMap::new(),
+                    latest: 0,
+                };
                 // Names are added while events that wait are handed on: two steps.
                 let walked = replay(self.capture, target, found, |moment, nested| {
                     let step = words.step(moment, nested);
-                    let names = Lookup::Names(&words.names);
+                    let names = &words.names;
                     pass(&mut chooser, step, &mut |step| visit(step, names))
                 })?;
                 failed = walked.err();
                 if failed.is_none()
                     && let Some(chooser) = &mut chooser
                 {
-                    failed = chooser.last(&mut |step| visit(step, Lookup::Names(&words.names))).err();
+                    failed = chooser.last(&mut |step| visit(step, &words.names)).err();
                 }
+                Spoken::Names(Box::new(words.names))
             }
-        }
-        failed.map_or(Ok(()), Err)
+        };
+        failed.map_or(Ok(spoken), Err)
     }
 
     fn hz(&self) -> u64 {
@@ -308,6 +323,8 @@ struct Words<'a> {
     places: HashMap<u64, Name>,
     /// Functions, as `%pS` and as `%ps` print them.
     functions: HashMap<u64, (Name, Name)>,
+    /// The time of the newest moment, ns.
+    latest: u64,
 }
 
 impl Words<'_> {
@@ -319,8 +336,9 @@ impl Words<'_> {
         };
         let core = moment.core;
         let (mut lasts_ns, mut frame, mut given) = (None, None, 0);
-        // A loss at a lane's end stands behind everything.
-        let t = ns(moment.t);
+        // A loss at a lane's end stands behind everything that was.
+        self.latest = if moment.t == u64::MAX { self.latest } else { ns(moment.t) };
+        let t = self.latest;
         let what = match &moment.what {
             Moved::Queue { target, function, site, descriptor, .. } => What::Queue {
                 cpu: *target,

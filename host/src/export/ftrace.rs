@@ -8,11 +8,11 @@
 
 use std::io::Write;
 
-use linux_trace::{Event, Mask, Name, What};
+use linux_trace::{Event, Mask, Name, Texts, What};
 use trace_ring::layout::Context;
 
 use super::ExportError;
-use super::events::{Events, Lookup, Step};
+use super::events::{Events, Step};
 use crate::choice::Choice;
 
 /// The kernel's legend of the columns; five of flags, as a kernel without lazy preemption has.
@@ -68,7 +68,7 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn step(&mut self, step: &Step, names: Lookup<'_>, out: &mut Vec<u8>) -> std::io::Result<()> {
+    fn step(&mut self, step: &Step, names: &dyn Texts, out: &mut Vec<u8>) -> std::io::Result<()> {
         let place = Some((step.event.cpu, step.context));
         match step.frame {
             None => {
@@ -87,7 +87,7 @@ impl Page<'_> {
     }
 
     /// What stands before the event's own words.
-    fn head(&self, event: &Event, names: Lookup<'_>, out: &mut Vec<u8>) -> std::io::Result<()> {
+    fn head(&self, event: &Event, names: &dyn Texts, out: &mut Vec<u8>) -> std::io::Result<()> {
         let comm = if event.comm.is_none() { "<...>" } else { names.text(event.comm) };
         write!(out, "{comm:>16}-{:<7} [{:03}] ", event.pid.unwrap_or(0), event.cpu)?;
         let flags = event.flags.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -103,7 +103,7 @@ impl Page<'_> {
         }
     }
 
-    fn line(&self, event: &Event, names: Lookup<'_>, out: &mut Vec<u8>) -> std::io::Result<()> {
+    fn line(&self, event: &Event, names: &dyn Texts, out: &mut Vec<u8>) -> std::io::Result<()> {
         let name = |name: Name| names.text(name);
         let or_null = |name: Name| if name.is_none() { "0x0" } else { names.text(name) };
         if let What::Lost { count } = event.what {

@@ -16,7 +16,7 @@ use super::decode::flag;
 use super::file::{MAGIC, MOST_CPUS, option};
 use super::page::{MISSED, MISSED_STORED, TIME_BITS, TIME_EXTEND, TIME_STAMP, TOP_OF_TIME};
 use super::symbols::LONGEST_FUNCTION;
-use crate::{Clock, Event, Mask, Name, Names, What};
+use crate::{Clock, Event, Mask, Name, Texts, What};
 
 /// Bytes of a ring's page.
 const PAGE: usize = 4096;
@@ -336,7 +336,7 @@ fn hexadecimal(text: &str) -> Option<u64> {
 
 impl Addresses {
     /// The address of a place (`%pS`) or a function (`%ps`).
-    fn place(&mut self, name: Name, names: &Names) -> u64 {
+    fn place(&mut self, name: Name, names: &(impl Texts + ?Sized)) -> u64 {
         if name.is_none() {
             return 0;
         }
@@ -349,7 +349,7 @@ impl Addresses {
     }
 
     /// The address of a string that the kernel has.
-    fn string(&mut self, name: Name, names: &Names) -> u64 {
+    fn string(&mut self, name: Name, names: &(impl Texts + ?Sized)) -> u64 {
         if name.is_none() {
             return 0;
         }
@@ -569,7 +569,7 @@ impl<W: Write, S: Read + Write + Seek> Writer<W, S> {
     ///
     /// # Errors
     /// The scratch file cannot be written, or the CPU is beyond what a `trace.dat` can have.
-    pub fn event(&mut self, event: &Event, names: &Names) -> Result<(), WriteError> {
+    pub fn event(&mut self, event: &Event, names: &(impl Texts + ?Sized)) -> Result<(), WriteError> {
         let cpu = usize::from(event.cpu);
         if cpu >= MOST_CPUS as usize {
             return Err(WriteError::Cpu(event.cpu));
@@ -614,7 +614,7 @@ impl<W: Write, S: Read + Write + Seek> Writer<W, S> {
     }
 
     /// Makes the record of an event.
-    fn encode(&mut self, event: &Event, names: &Names) {
+    fn encode(&mut self, event: &Event, names: &(impl Texts + ?Sized)) {
         let (addresses, record) = (&mut self.addresses, &mut self.record);
         let name = match event.what {
             What::Mark { .. } => "print",
@@ -697,7 +697,7 @@ impl<W: Write, S: Read + Write + Seek> Writer<W, S> {
     ///
     /// # Errors
     /// The file cannot be written, or the scratch file not read.
-    pub fn finish(mut self, names: &Names) -> Result<Counts, WriteError> {
+    pub fn finish(mut self, names: &(impl Texts + ?Sized)) -> Result<Counts, WriteError> {
         let head = self.head(names);
         self.out.write_all(&head).map_err(WriteError::Out)?;
         let mut page = vec![0; PAGE];
@@ -718,7 +718,7 @@ impl<W: Write, S: Read + Write + Seek> Writer<W, S> {
     }
 
     /// All that stands in front of the data (`trace-cmd.dat.v6(5)`).
-    fn head(&self, names: &Names) -> Vec<u8> {
+    fn head(&self, names: &(impl Texts + ?Sized)) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend_from_slice(b"6\0");
         // Little endian, long of 8 bytes.
