@@ -13,25 +13,9 @@ use host::report::{self, Report, Verdict};
 use simulator::Simulator;
 use trace_ring::plan::TraceLevel;
 
-/// A machine with every outcome: losses of one pair, coalesced messages, a duplicate's like, messages on their way.
+/// A machine with many outcomes, as a capture.
 fn eventful() -> (tempfile::TempDir, Capture) {
-    let mut target = Simulator::standard(4);
-    target.run(30, |from, to, round| 10 + (u64::from(from) + u64::from(to) + round) % 7);
-    let (a, b) = (target.slot(1, 0), target.slot(2, 0));
-    target.send(a, 2);
-    target.now += 3;
-    target.send(b, 2);
-    target.now += 3;
-    target.acknowledge(0, 0, target.now);
-    target.now += 10;
-    for _ in 0..3 {
-        target.send(a, 2);
-        target.now += 3;
-    }
-    target.acknowledge(0, 0, target.now);
-    target.lose(target.slot(0, 3));
-    target.now += 10_000_000;
-    target.acknowledge(2, 0, target.now);
+    let target = Simulator::eventful();
     let folder = tempfile::tempdir().expect("a folder");
     let capture = Capture::open(&target.saved(folder.path())).expect("a capture");
     (folder, capture)

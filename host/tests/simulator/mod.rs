@@ -172,6 +172,28 @@ impl Simulator {
         Simulator::new(PlanRequest { cores, ..PlanRequest::default() })
     }
 
+    /// Four cores with a loss, messages that merged, and an acknowledge that nobody explains.
+    pub fn eventful() -> Self {
+        let mut target = Simulator::standard(4);
+        target.run(30, |from, to, round| 10 + (u64::from(from) + u64::from(to) + round) % 7);
+        let (a, b) = (target.slot(1, 0), target.slot(2, 0));
+        target.send(a, 2);
+        target.now += 3;
+        target.send(b, 2);
+        target.now += 3;
+        target.acknowledge(0, 0, target.now);
+        target.now += 10;
+        for _ in 0..3 {
+            target.send(a, 2);
+            target.now += 3;
+        }
+        target.acknowledge(0, 0, target.now);
+        target.lose(target.slot(0, 3));
+        target.now += 10_000_000;
+        target.acknowledge(2, 0, target.now);
+        target
+    }
+
     /// A record; its time is that of a clock that is right.
     pub fn emit(&mut self, core: u16, context: Context, event: Event) {
         let event = Event { t: event.t + self.skew[usize::from(core)], ..event };
