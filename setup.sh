@@ -120,6 +120,11 @@ elif ! { have apt-get && apt_install trace-cmd; }; then
     say "no trace-cmd: the test that compares with it is skipped"
 fi
 
+# --- the fuzzers' engine is C++ -------------------------------------------------------------------------------------------------
+if ! have c++ && ! { have apt-get && apt_install g++; }; then
+    say "no C++ compiler: the fuzzers (linux-trace/fuzz) can't be built"
+fi
+
 # --- what shows the exports: the tests open what was written in KernelShark, on a screen of its own, and decode it with protoc ----
 viewers=(kernelshark xvfb xauth x11-utils imagemagick protobuf-compiler)
 if have kernelshark && have xvfb-run && have xauth && have xwininfo && have import && have protoc; then

@@ -36,6 +36,8 @@ fn files_that_the_pages_name_exist() {
         "docs/soak.md",
         "docs/linux.md",
         "docs/filters.md",
+        "docs/exports.md",
+        "docs/replay.md",
     ];
     for name in pages {
         let text = page(name);

@@ -33,7 +33,7 @@
 //! | [`symbols`] | names for code addresses, as Linux prints them | ELF -> `Symbols` |
 //! | [`report`] | the numbers in several coats | capture -> `Report` -> text, JSON |
 //! | [`junit`] | the verdict and the limits for a lab's CI | `Report` -> XML |
-//! | [`export`] | the records in other tools' formats | capture -> text |
+//! | [`export`] | the records in other tools' formats | capture -> text, trace.dat, Perfetto, CSV, JSON |
 //! | [`replay`] | a capture becomes a plan that sends the same again | capture -> TOML |
 //! | [`inspect`] | where the cores of a target stand, what waits on their queues | capture, RAM, probe -> `Inspection` |
 //! | [`selftest`] | proves the detectors on faults whose truth is known | seeds -> `Outcome` |

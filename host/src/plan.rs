@@ -257,6 +257,9 @@ pub struct PlanMeta {
     /// The seed that was asked for.
     #[serde(default)]
     pub seed: Option<u64>,
+    /// Which capture it sends again ([`crate::replay::identity`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replays: Option<String>,
 }
 
 impl PlanMeta {
@@ -283,6 +286,7 @@ impl PlanMeta {
             heartbeat_ns: 0,
             gap_ns: 0,
             seed: None,
+            replays: None,
         }
     }
 

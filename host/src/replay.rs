@@ -33,11 +33,19 @@ const LEAD_NS: u64 = 5_000;
 
 /// A core that was running when an IPI came polls for it from so long before its send, ns, until it came, but not longer than the second.
 /// In between it sleeps: under an emulator, cores that poll take their time from all others.
-const POLL_BEFORE_NS: u64 = 20_000;
-const MOST_POLL_NS: u64 = 200_000;
+const POLL_BEFORE_NS: u64 = 10_000;
+const MOST_POLL_NS: u64 = 20_000;
 
 /// A callback that is shorter is replayed by the shortest function that there is, ns.
 const SHORTEST_NS: u64 = 100;
+
+/// What a plan says it replays: of a Linux trace its file and how many events there are, of a run its nonce.
+pub fn identity(capture: &Capture) -> String {
+    match capture.linux() {
+        Some(table) => format!("{} ({} rows)", table.file, table.rows),
+        None => format!("run {:#x}", capture.info().nonce),
+    }
+}
 
 /// What is to be replayed, and how.
 #[derive(Clone, Debug)]
@@ -237,6 +245,8 @@ struct Gatherer {
     ipis: u64,
     kinds: bool,
     unknown: u64,
+    /// Of a broadcast, send to the targets that are picked alone.
+    restricts: bool,
     /// The capture says of some receivers whether they ran.
     states: bool,
     /// IPIs that are replayed.
@@ -307,6 +317,9 @@ impl Gatherer {
         let bare = words.strip_prefix("SGI ").and_then(|number| number.parse::<u8>().ok());
         let cores = self.cores.len();
         let mut list: Vec<u16> = targets.iter().filter(|to| usize::from(*to) < cores).collect();
+        if self.restricts {
+            list.retain(|to| step.arrows.iter().any(|arrow| arrow.picked && arrow.other == Some(*to)));
+        }
         let (kind, intid) = match (kind, bare) {
             (Some(IpiKind::Stop | IpiKind::CrashStop | IpiKind::Wakeup | IpiKind::Backtrace), _) => {
                 return self.leave_out(words, list.len() as u64);
@@ -350,7 +363,10 @@ pub fn replay(request: &Request) -> Result<Replay, ReplayError> {
     }
     let only = only(request, &capture)?;
     let choice = only.as_deref().map(|text| Choice::of(text, &capture)).transpose()?;
-    let mut gatherer = Gatherer { cores: vec![Core::default(); events.cpus().into()], ..Gatherer::default() };
+    // Neighbours are what they were, whole.
+    let restricts = choice.as_ref().is_some_and(|choice| choice.filter().neighbours().is_none());
+    let cores = vec![Core::default(); events.cpus().into()];
+    let mut gatherer = Gatherer { cores, restricts, ..Gatherer::default() };
     events.each(choice.as_ref(), true, |step, names| {
         gatherer.step(step, names);
         Ok(())
@@ -509,7 +525,8 @@ fn write(
     let _ = writeln!(toml, "# Replays {}.", plain(&source));
     let _ =
         writeln!(toml, "# Run it with `ipiscope qemu --cores {} --plan FILE`; docs/replay.md says more.", cores.len());
-    let _ = writeln!(toml, "name = \"replay\"\n");
+    let replays = toml::Value::String(identity(capture));
+    let _ = writeln!(toml, "name = \"replay\"\nreplays = {replays}\n");
     if !kinds {
         let _ = writeln!(toml, "[defaults]\nlevel = \"stages\"\n");
     }

@@ -93,6 +93,15 @@ fn a_dropped_send_is_lost_and_its_pair_is_the_only_suspect() {
 }
 
 #[test]
+fn many_outcomes_at_once_are_told_apart() {
+    let report = Simulator::eventful().report();
+    sum_holds(&report);
+    let counts = report.ipis.counts;
+    assert_eq!((counts.lost, counts.coalesced, counts.unknown, counts.in_flight), (1, 3, 0, 0));
+    assert_eq!(report.ipis.spurious + report.ipis.duplicate, 1);
+}
+
+#[test]
 fn losses_from_all_senders_are_the_receivers() {
     let mut target = Simulator::matrix(4);
     target.run(50, quiet);

@@ -40,7 +40,8 @@ pub struct Arrow {
     pub outcome: Option<Outcome>,
     /// The other end is an event of this stream, too.
     pub whole: bool,
-    picked: bool,
+    /// The filter picks it; true where there is none.
+    pub picked: bool,
 }
 
 /// An event, and what Linux's own have no place for.

@@ -151,7 +151,7 @@ pub fn in_order<E: From<ExportError>>(
     Ok(())
 }
 
-/// The names of the columns, in their order: those of [`Line`].
+/// The names of the columns, in their order.
 pub const COLUMNS: [&str; 18] = [
     "from",
     "to",

@@ -1005,6 +1005,7 @@ impl<'a> Compiler<'a> {
             + Duration::from_nanos(self.called.saturating_mul(calls::HOST_NS_EACH));
         let meta = PlanMeta {
             name: self.job.name.clone(),
+            replays: self.job.replays.clone(),
             source,
             cores: request.cores,
             phases: self.phases,

@@ -19,6 +19,9 @@ pub(super) struct Job {
     /// One line for `ipiscope plans`.
     #[serde(default, rename = "summary")]
     pub _summary: Option<String>,
+    /// Which capture it sends again, as `replay` names it.
+    #[serde(default)]
+    pub replays: Option<String>,
     #[serde(default)]
     pub defaults: Defaults,
     #[serde(rename = "phase")]
