@@ -1,6 +1,6 @@
 //! Options that change a run: what is kept, who sends, for how long, under which name.
 
-use system_tests::{can_run, qemu};
+use system_tests::{can_run, qemu, run};
 
 #[test]
 fn keep_decides_what_the_capture_holds_and_never_what_is_counted() {
@@ -119,4 +119,32 @@ ops = [{ idle = { state = "wfi", time = "100us" } }, "barrier"]
     run.expect(0, "clean");
     // 10 pings, 10 sends, 3 times 2 pings, 2 broadcasts to one other core.
     assert_eq!(run.number("/ipis/sent"), 28, "{run}");
+}
+
+#[test]
+fn completions_and_man_pages_are_made_for_every_verb() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    let (code, stdout, said) = run(path, &["generate", "--out", "made"]);
+    assert_eq!((code, stdout.as_str()), (0, ""), "{said}");
+    let read = |name: &str| {
+        std::fs::read_to_string(path.join("made").join(name)).unwrap_or_else(|_| panic!("no {name}: {said}"))
+    };
+    let main = read("man/ipiscope.1");
+    for verb in ["qemu", "probe", "report", "compare", "export", "import", "replay", "selftest"] {
+        assert!(main.contains(verb), "{verb}");
+        let page = read(&format!("man/ipiscope-{verb}.1"));
+        assert!(page.starts_with(".ie") && page.contains("--"), "{verb}: {page}");
+        assert!(page.contains("ipiscope "), "{verb} shows an example");
+    }
+    for (name, word) in [("ipiscope.bash", "--filter"), ("_ipiscope", "--filter"), ("ipiscope.fish", "-l filter")] {
+        assert!(read(&format!("completions/{name}")).contains(word), "{name}");
+    }
+    let checked =
+        std::process::Command::new("bash").arg("-n").arg(path.join("made/completions/ipiscope.bash")).status();
+    assert!(checked.expect("bash").success());
+    // A folder that can't be made is named.
+    std::fs::write(path.join("file"), "").expect("written");
+    let (code, _, said) = run(path, &["generate", "--out", "file/x"]);
+    assert!(code == 2 && said.contains("file/x"), "{code}: {said}");
 }

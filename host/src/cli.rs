@@ -140,6 +140,13 @@ pub enum Verb {
          ipiscope selftest --only late --seeds 50\n\n{EXIT_CODES}"
     ))]
     Selftest(SelftestArguments),
+    /// Write shell completions (bash, zsh, fish) and man pages into a folder.
+    #[command(after_help = "Example:\n  ipiscope generate --out packaging")]
+    Generate {
+        /// The folder: it gets `completions` and `man`.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Build the firmware without running it.
     #[command(hide = true, after_help = "Example:\n  ipiscope firmware build")]
     Firmware {
@@ -184,6 +191,9 @@ pub struct Showing {
     /// Write verdict and limits as JUnit XML to a file.
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+    /// Write the report as Markdown, for a ticket, to a file; `-`: to standard output, in place of the text.
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
     /// Use colours in the text.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: Color,

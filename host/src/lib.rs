@@ -39,6 +39,7 @@
 //! | [`selftest`] | proves the detectors on faults whose truth is known | seeds -> `Outcome` |
 //! | [`doctor`] | what this machine lacks | -> list with remedies |
 //! | [`cli`] | the command line's definitions | |
+//! | [`generate`] | shell completions and man pages of them | |
 //! | [`error`] | every error has a kind, a next step and an exit code | |
 
 pub mod adopt;
@@ -55,6 +56,7 @@ pub mod error;
 pub mod export;
 pub mod fault;
 pub mod firmware;
+pub mod generate;
 pub mod image;
 pub mod import;
 pub mod inspect;

@@ -21,8 +21,8 @@ use host::export::{Export, ExportError};
 use host::limits::{Known, Limits};
 use host::run::Finished;
 use host::{
-    compare, detect, doctor, firmware, image, import, inspect, interrupt, junit, log, machine, memory, plan, probe,
-    replay, report, run, selftest, serial,
+    compare, detect, doctor, firmware, generate, image, import, inspect, interrupt, junit, log, machine, memory, plan,
+    probe, replay, report, run, selftest, serial,
 };
 use trace_ring::plan::TraceLevel;
 
@@ -138,6 +138,12 @@ fn execute(verb: &Verb) -> Result<u8, Failure> {
                 print(&outcome.text())?;
             }
             Ok(outcome.exit_code())
+        }
+        Verb::Generate { out } => {
+            for file in generate::generate(out)? {
+                say(&format!("wrote {}", file.display()));
+            }
+            Ok(exit::CLEAN)
         }
         Verb::Firmware { verb: FirmwareVerb::Lint } => {
             interrupt::install();
@@ -471,7 +477,10 @@ fn show(capture: &Path, showing: &Showing, limits: &Option<Limits>) -> Result<u8
         write_text(file, &junit::of_report(&report))?;
     }
     let taken = |file: &Option<PathBuf>| file.as_deref() == Some(Path::new("-"));
-    if !taken(&showing.json) && !taken(&showing.junit) {
+    if let Some(file) = &showing.markdown {
+        write_text(file, &report.markdown())?;
+    }
+    if ![&showing.json, &showing.junit, &showing.markdown].into_iter().any(taken) {
         print(&report.text(&options(showing.color)))?;
     }
     if let (Some(limits), Some(held)) = (limits, &report.limits)

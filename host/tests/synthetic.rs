@@ -102,6 +102,29 @@ fn many_outcomes_at_once_are_told_apart() {
 }
 
 #[test]
+fn a_ticket_in_markdown_begins_with_the_verdict_and_its_tables_are_whole() {
+    let report = Simulator::eventful().report();
+    let text = report.markdown();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("## ipiscope: failed: pair 0 to 3 (lost)"), "{}", lines[0]);
+    assert!(lines.contains(&"- **pair 0 to 3**: lost"), "{text}");
+    let mut tables = 0;
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("|---")) {
+        let cells = |line: &str| line.replace("\\|", "").matches('|').count();
+        tables += 1;
+        assert_eq!(cells(lines[at - 1]), cells(line), "{}", lines[at - 1]);
+        let rows = lines[at + 1..].iter().take_while(|line| line.starts_with('|'));
+        assert!(rows.clone().count() > 0 && rows.clone().all(|row| cells(row) == cells(line)), "{text}");
+        assert_eq!(lines[at + 1 + rows.count()], "", "a table ends with an empty line");
+    }
+    assert!(tables >= 2, "{text}");
+    // What the capture says is text, not Markdown.
+    let mut hostile = report;
+    hostile.target.tags.insert("unit".into(), "a|b *c* <script>_d_".into());
+    assert!(hostile.markdown().contains("a\\|b \\*c\\* &lt;script>\\_d\\_"), "{}", hostile.markdown());
+}
+
+#[test]
 fn losses_from_all_senders_are_the_receivers() {
     let mut target = Simulator::matrix(4);
     target.run(50, quiet);

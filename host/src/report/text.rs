@@ -28,7 +28,7 @@ const ADVISED: usize = 3;
 impl Report {
     /// The report for a terminal.
     pub fn text(&self, options: &Options) -> String {
-        let mut page = Page { report: self, options, text: String::new() };
+        let mut page = Page { report: self, options, markdown: false, text: String::new() };
         page.header();
         page.phases();
         page.states();
@@ -55,9 +55,52 @@ impl Report {
     }
 }
 
+impl Report {
+    /// The report in Markdown, for a ticket: the verdict first, and what it rests on.
+    pub fn markdown(&self) -> String {
+        let options = Options { color: false, width: u16::MAX, unicode: true };
+        let mut page = Page { report: self, options: &options, markdown: true, text: String::new() };
+        page.verdict();
+        page.suspects("Suspects", &self.suspects, AnsiColor::Red, LISTED);
+        page.suspects("Worth a look (not judged)", &self.advisories, AnsiColor::Yellow, ADVISED);
+        page.heading("Run");
+        page.header();
+        page.limits();
+        page.phases();
+        page.states();
+        page.slowest_receivers();
+        page.paths();
+        page.timing();
+        page.kinds();
+        page.outcomes();
+        page.stolen();
+        page.calls();
+        page.faults();
+        page.crash_stops();
+        page.losses();
+        page.notes();
+        page.text.trim_start().to_owned()
+    }
+}
+
+/// A text that Markdown takes as it is.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '<' => plain.push_str("&lt;"),
+            '|' | '*' | '_' | '`' | '[' | ']' | '\\' | '#' | '~' => plain.extend(['\\', letter]),
+            letter if letter.is_control() => plain.push(' '),
+            letter => plain.push(letter),
+        }
+    }
+    plain
+}
+
 struct Page<'a> {
     report: &'a Report,
     options: &'a Options,
+    markdown: bool,
     text: String,
 }
 
@@ -77,6 +120,9 @@ impl Page<'_> {
     }
 
     fn heading(&mut self, text: &str) {
+        if self.markdown {
+            return self.line(&format!("\n### {}\n", plain(text)));
+        }
         self.text.push('\n');
         let start = self.text.len();
         self.item("", 0, text);
@@ -89,6 +135,12 @@ impl Page<'_> {
 
     /// `label` and text, wrapped under itself.
     fn item(&mut self, label: &str, indent: usize, text: &str) {
+        if self.markdown {
+            let deeper = if label.is_empty() && indent == 4 { "  " } else { "" };
+            let label = label.trim().trim_end_matches(':');
+            let label = if label.is_empty() { String::new() } else { format!("**{}** ", plain(label)) };
+            return self.line(&format!("{deeper}- {label}{}", plain(text)));
+        }
         let room = usize::from(self.options.width).max(40).saturating_sub(indent);
         let mut lead = format!("{label:<indent$}");
         let mut line = String::new();
@@ -120,9 +172,27 @@ impl Page<'_> {
     }
 
     fn put(&mut self, table: &Table) {
+        if self.markdown {
+            return self.put_markdown(table);
+        }
         for line in table.to_string().lines() {
             self.line(line.trim_end());
         }
+    }
+
+    fn put_markdown(&mut self, table: &Table) {
+        let cells = |row: &comfy_table::Row| -> Vec<String> {
+            row.cell_iter().map(|cell| plain(&cell.content().replace('\n', " "))).collect()
+        };
+        let Some(header) = table.header() else { return };
+        let header = cells(header);
+        self.line(&format!("| {} |", header.join(" | ")));
+        self.line(&format!("|{}", "---|".repeat(header.len())));
+        for row in table.row_iter() {
+            self.line(&format!("| {} |", cells(row).join(" | ")));
+        }
+        // A line right behind would be a row.
+        self.text.push('\n');
     }
 
     fn header(&mut self) {
@@ -1018,8 +1088,12 @@ impl Page<'_> {
         }
         self.heading(title);
         for suspect in suspects.iter().take(most) {
-            let subject = self.paint(&suspect.subject(), color, true);
-            self.line(&format!("  {subject}: {}", suspect.detector));
+            if self.markdown {
+                self.line(&format!("- **{}**: {}", plain(&suspect.subject()), plain(suspect.detector)));
+            } else {
+                let subject = self.paint(&suspect.subject(), color, true);
+                self.line(&format!("  {subject}: {}", suspect.detector));
+            }
             self.item("", 4, &suspect.evidence);
         }
         if suspects.len() > most {
@@ -1141,6 +1215,9 @@ impl Page<'_> {
             }
         };
         self.text.push('\n');
+        if self.markdown {
+            return self.line(&format!("## ipiscope: {}: {}", report.verdict.name(), plain(&text)));
+        }
         let name = self.paint(report.verdict.name(), color, true);
         let line = format!("Verdict: {name}: {text}");
         self.line(&line);
