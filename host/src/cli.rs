@@ -194,6 +194,9 @@ pub struct Showing {
     /// Write the report as Markdown, for a ticket, to a file; `-`: to standard output, in place of the text.
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
+    /// Write the report as one HTML page that needs no network to a file; `-`: to standard output, in place of the text.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Use colours in the text.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: Color,

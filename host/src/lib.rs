@@ -32,6 +32,7 @@
 //! | [`reason`] | what an SGI asks for | plan -> IPI kinds |
 //! | [`symbols`] | names for code addresses, as Linux prints them | ELF -> `Symbols` |
 //! | [`report`] | the numbers in several coats | capture -> `Report` -> text, JSON |
+//! | [`trail`] | what cores did around the worst IPIs | capture -> `Trail`s |
 //! | [`junit`] | the verdict and the limits for a lab's CI | `Report` -> XML |
 //! | [`export`] | the records in other tools' formats | capture -> text, trace.dat, Perfetto, CSV, JSON |
 //! | [`replay`] | a capture becomes a plan that sends the same again | capture -> TOML |
@@ -86,3 +87,4 @@ pub mod sparse;
 pub mod stats;
 pub mod stop;
 pub mod symbols;
+pub mod trail;

@@ -22,7 +22,7 @@ use host::limits::{Known, Limits};
 use host::run::Finished;
 use host::{
     compare, detect, doctor, firmware, generate, image, import, inspect, interrupt, junit, log, machine, memory, plan,
-    probe, replay, report, run, selftest, serial,
+    probe, replay, report, run, selftest, serial, trail,
 };
 use trace_ring::plan::TraceLevel;
 
@@ -480,7 +480,12 @@ fn show(capture: &Path, showing: &Showing, limits: &Option<Limits>) -> Result<u8
     if let Some(file) = &showing.markdown {
         write_text(file, &report.markdown())?;
     }
-    if ![&showing.json, &showing.junit, &showing.markdown].into_iter().any(taken) {
+    if let Some(file) = &showing.html {
+        // A page without trails is better than none: the report says why there is no clock.
+        let trails = trail::trails(&read).unwrap_or_default();
+        write_text(file, &report_page::html(&report.json(), &trails))?;
+    }
+    if ![&showing.json, &showing.junit, &showing.markdown, &showing.html].into_iter().any(taken) {
         print(&report.text(&options(showing.color)))?;
     }
     if let (Some(limits), Some(held)) = (limits, &report.limits)

@@ -283,7 +283,8 @@ impl<'a> Events<'a> {
         failed.map_or(Ok(spoken), Err)
     }
 
-    fn hz(&self) -> u64 {
+    /// Ticks per second of the capture's own times.
+    pub fn hz(&self) -> u64 {
         match &self.source {
             Source::Linux(_) => 1_000_000_000,
             Source::Bare(bare) => bare.target.counter_hz,
