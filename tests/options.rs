@@ -148,3 +148,33 @@ fn completions_and_man_pages_are_made_for_every_verb() {
     let (code, _, said) = run(path, &["generate", "--out", "file/x"]);
     assert!(code == 2 && said.contains("file/x"), "{code}: {said}");
 }
+
+#[test]
+fn a_report_comes_as_a_page_and_as_markdown_from_one_call() {
+    if !can_run() {
+        return;
+    }
+    let run_of_four = qemu(&[
+        "--deterministic",
+        "--plan",
+        "matrix",
+        "--inject",
+        "late:2:500",
+        "--html",
+        "page.html",
+        "--markdown",
+        "ticket.md",
+    ]);
+    let path = run_of_four.folder.path();
+    let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let (page, ticket) = (read("page.html"), read("ticket.md"));
+    assert!(page.to_ascii_lowercase().starts_with("<!doctype html>") && page.contains("core 2 as receiver"));
+    // Namespaces are names, not places.
+    let places = page.replace("http://www.w3.org/", "");
+    assert!(!places.contains("http://") && !places.contains("https://"), "nothing is fetched");
+    assert!(ticket.starts_with("## ipiscope: suspect: core 2 as receiver"), "{ticket}");
+    let (code, text, said) = run(path, &["report", "run.mcap", "--html", "-"]);
+    assert!(code == 1 && text == page, "{said}");
+    let (code, _, said) = run(path, &["report", "run.mcap", "--html", "no/such/folder.html"]);
+    assert!(code == 2 && said.contains("no/such/folder.html"), "{code}: {said}");
+}

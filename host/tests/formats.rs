@@ -186,6 +186,32 @@ fn trace_cmd_prints_as_many_events_as_were_written_and_they_are_the_same_ipis() 
     }
 }
 
+#[test]
+fn the_trails_of_a_report_hold_the_latest_ipis_with_their_arrows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut target = Simulator::matrix(4);
+    target.run(20, |_, _, round| 10 + round % 3);
+    let (slow, slower) = (target.slot(1, 2), target.slot(3, 0));
+    target.ping(slow, 400);
+    target.ping(slower, 900);
+    let capture = captured(folder.path(), &target);
+    let trails = host::trail::trails(&capture).expect("trails");
+    assert_eq!(trails.len(), 3);
+    let tick = 1e9 / simulator::HZ as f64;
+    for (trail, (from, to, ticks)) in trails.iter().zip([(3, 0, 900.0), (1, 2, 400.0)]) {
+        assert_eq!(trail.cores[..2], [from, to], "{trail:?}");
+        let arrow = trail.arrows.iter().find(|arrow| (arrow.from_core, arrow.to_core) == (from, to)).expect("an arrow");
+        let latency = arrow.latency.expect("a latency");
+        assert!((latency - ticks * tick).abs() < 0.01, "{latency}");
+        assert!((arrow.to_t - arrow.from_t - latency).abs() <= 2.0, "{arrow:?}");
+        let has = |core: u16, what: &str| trail.events.iter().any(|event| event.core == core && event.what == what);
+        assert!(has(from, "ipi_raise") && has(to, "ipi_entry"), "{trail:?}");
+    }
+    // A trace without latencies has none.
+    let capture = captured(folder.path(), &Simulator::matrix(2));
+    assert!(host::trail::trails(&capture).expect("none").is_empty());
+}
+
 /// The reference set, where it is: it does not come with the project.
 fn traces() -> Option<PathBuf> {
     let folder = std::env::var_os("IPISCOPE_LINUX_TRACES")
