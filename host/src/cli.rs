@@ -955,8 +955,14 @@ mod tests {
         for example in examples {
             // What a shell would take out first.
             for command in example.split("&&") {
-                let command = command.split('>').next().unwrap_or_default();
-                Cli::try_parse_from(command.split_whitespace()).unwrap_or_else(|error| panic!("{command}: {error}"));
+                let command = command.split(" > ").next().unwrap_or_default();
+                // Every second piece stood in quotes.
+                let pieces = command.split('"').enumerate();
+                let words = pieces.flat_map(|(at, piece)| match at % 2 {
+                    0 => piece.split_whitespace().collect(),
+                    _ => vec![piece],
+                });
+                Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{command}: {error}"));
             }
         }
     }

@@ -13,9 +13,10 @@ use std::collections::HashMap;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use super::decode::flag;
-use super::file::{MAGIC, MOST_CPUS, option};
+use super::file::{MAGIC, option};
 use super::page::{MISSED, MISSED_STORED, TIME_BITS, TIME_EXTEND, TIME_STAMP, TOP_OF_TIME};
 use super::symbols::LONGEST_FUNCTION;
+use crate::mask::MOST_CPUS;
 use crate::{Clock, Event, Mask, Name, Texts, What};
 
 /// Bytes of a ring's page.
@@ -226,7 +227,7 @@ pub enum WriteError {
     /// The scratch file.
     #[error("the scratch file of a trace.dat cannot be used: {0}")]
     Scratch(#[source] io::Error),
-    /// A CPU that no kernel has.
+    /// A CPU beyond those that are read again.
     #[error("an event of CPU {0}: a trace.dat has CPUs 0 to {last}", last = MOST_CPUS - 1)]
     Cpu(u16),
 }
@@ -571,7 +572,7 @@ impl<W: Write, S: Read + Write + Seek> Writer<W, S> {
     /// The scratch file cannot be written, or the CPU is beyond what a `trace.dat` can have.
     pub fn event(&mut self, event: &Event, names: &(impl Texts + ?Sized)) -> Result<(), WriteError> {
         let cpu = usize::from(event.cpu);
-        if cpu >= MOST_CPUS as usize {
+        if cpu >= MOST_CPUS {
             return Err(WriteError::Cpu(event.cpu));
         }
         if cpu >= self.lanes.len() {

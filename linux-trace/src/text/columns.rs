@@ -116,8 +116,9 @@ fn front(line: &[u8]) -> Option<(Front, &[u8])> {
     }
     let len = line.len() - rest.len();
     let words = std::array::from_fn(|at| words::word(line, 8 * at).unwrap_or(0));
-    // The bytes in front of `len` that the fourth word and the fifth hold.
-    let mask = |from: usize| match len.saturating_sub(from) {
+    // The bytes in front of `len` that the fourth word and the fifth hold, and the blank that ends the flags: without it, they go on.
+    let ends = len + usize::from(flags[0] != 0);
+    let mask = |from: usize| match ends.saturating_sub(from) {
         count @ 0..8 => !(u64::MAX << (8 * count)),
         _ => u64::MAX,
     };
