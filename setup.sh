@@ -133,4 +133,11 @@ elif ! { have apt-get && apt_install "${viewers[@]}"; }; then
     say "not all of ${viewers[*]} (Debian's names): the tests that show exports are skipped"
 fi
 
+# --- chromium: the tests open the HTML page in it, without a screen ---------------------------------------------------------------
+if have chromium || have chromium-browser || have google-chrome; then
+    say "Chromium: installed"
+elif ! { have apt-get && apt_install chromium; }; then
+    say "no chromium: the tests of the HTML page in a browser are skipped"
+fi
+
 say "done; try: cargo run --release -p host -- qemu"

@@ -55,6 +55,7 @@ fn files_that_the_pages_name_exist() {
                 "tests/",
                 "linker/",
                 "filter/",
+                "page/",
             ];
             if looks_so && known.iter().any(|folder| span.starts_with(folder)) {
                 assert!(root().join(span).exists(), "{name} names `{span}`, which is not there");

@@ -212,7 +212,7 @@ fn summary(report: &Value, html: &mut String) {
         item(&mut items, "Injected", &format!("{}{struck}", words(injected, "fault")));
     }
     if !items.is_empty() {
-        let _ = write!(html, "<dl class=\"facts\">{items}</dl>");
+        let _ = write!(html, "<dl class=\"facts summary\">{items}</dl>");
     }
 }
 
@@ -348,7 +348,7 @@ fn source(html: &mut String, label: &str, text: &str) {
     if text.is_empty() {
         return;
     }
-    let end = text.floor_char_boundary(MOST_SOURCE);
+    let end = (0..=MOST_SOURCE.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     let cut = if end < text.len() {
         format!(" (the first {} of {} bytes; the JSON report has all)", grouped(end as u64), grouped(text.len() as u64))
     } else {

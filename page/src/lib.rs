@@ -25,6 +25,12 @@ const TABLE_BYTES: usize = 250_000;
 /// The most bytes of all latencies over time, and of all queues.
 const SERIES_BYTES: usize = 1_200_000;
 
+/// The most trails of a page.
+const MOST_TRAILS: usize = 16;
+
+/// The most events of a trail, and the most arrows.
+const MOST_EVENTS: usize = 500;
+
 /// The events around an IPI.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trail {
@@ -77,10 +83,13 @@ impl Trail {
 }
 
 /// The page of a report: one file that needs no other.
+///
+/// Of the trails, the first 16 are shown, and the first 500 events and arrows of each: the page says where there were more.
 pub fn html(report: &Value, trails: &[Trail]) -> String {
-    let made = tables::Made::of(report, trails);
-    let mut all = tables::tables(report, &made);
     let mut left_out = Vec::new();
+    let trails = shortened(trails, &mut left_out);
+    let made = tables::Made::of(report, &trails);
+    let mut all = tables::tables(report, &made);
 
     let mut parts = serde_json::Map::new();
     parts.insert("tick".into(), json!(facts::tick(report)));
@@ -95,12 +104,13 @@ pub fn html(report: &Value, trails: &[Trail]) -> String {
         left_out.extend(note);
     }
     // The pairs get what the rest leaves.
-    let mut data = serde_json::Map::new();
-    let mut used = serde_json::to_string(&parts).map_or(0, |text| text.len());
+    let mut data: Vec<String> = Vec::new();
+    let parts = Value::Object(parts).to_string();
+    let mut used = parts.len();
     for table in all.iter_mut().filter(|table| table.id != "pairs") {
         let (value, notes) = table.data(TABLE_BYTES);
-        used += value.to_string().len();
-        data.insert(table.id.clone(), value);
+        used += value.len();
+        data.push(format!("\"{}\":{value}", table.id));
         left_out.extend(notes);
     }
     let (mut top, mut rest) = (String::new(), String::new());
@@ -115,10 +125,9 @@ pub fn html(report: &Value, trails: &[Trail]) -> String {
     used += top.len() + rest.len() + fixed(&all).len() + TEMPLATE.len() + STYLE.len() + SCRIPT.len();
     for table in all.iter_mut().filter(|table| table.id == "pairs") {
         let (value, notes) = table.data(MOST_BYTES.saturating_sub(used + SPARE));
-        data.insert(table.id.clone(), value);
+        data.push(format!("\"{}\":{value}", table.id));
         left_out.extend(notes);
     }
-    parts.insert("tables".into(), Value::Object(data));
     let title = text::escaped(&facts::title(report));
     let mut notes = String::new();
     for note in left_out {
@@ -127,7 +136,7 @@ pub fn html(report: &Value, trails: &[Trail]) -> String {
         notes.push_str("</p>");
     }
     let tables = fixed(&all);
-    let data = embedded(&Value::Object(parts));
+    let data = embedded(&format!("{{\"report\":{parts},\"tables\":{{{}}}}}", data.join(",")));
     fill(&[
         ("title", &title),
         ("style", STYLE),
@@ -161,8 +170,7 @@ fn fill(places: &[(&str, &str)]) -> String {
 
 /// JSON that no HTML parser takes for its own, whatever the strings in it are: the characters that could end the element are written
 /// as escapes (HTML, "Restrictions on the contents of script elements").
-fn embedded(value: &Value) -> String {
-    let text = value.to_string();
+fn embedded(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + text.len() / 64);
     for c in text.chars() {
         match c {
@@ -175,6 +183,23 @@ fn embedded(value: &Value) -> String {
         }
     }
     safe
+}
+
+/// The trails, none longer than a picture can show.
+fn shortened(trails: &[Trail], left_out: &mut Vec<String>) -> Vec<Trail> {
+    let mut shown: Vec<Trail> = trails.iter().take(MOST_TRAILS).cloned().collect();
+    for trail in &mut shown {
+        if trail.events.len() > MOST_EVENTS || trail.arrows.len() > MOST_EVENTS {
+            let (events, arrows) = (trail.events.len(), trail.arrows.len());
+            left_out.push(format!("{}: at most {MOST_EVENTS} of {events} events and {arrows} IPIs", trail.title));
+            trail.events.truncate(MOST_EVENTS);
+            trail.arrows.truncate(MOST_EVENTS);
+        }
+    }
+    if shown.len() < trails.len() {
+        left_out.push(format!("The first {MOST_TRAILS} of {} trails are here", trails.len()));
+    }
+    shown
 }
 
 /// Whom the charts show first.

@@ -1,7 +1,7 @@
 // The page's script: sorts and saves tables, draws the charts. It asks nothing of the network, and puts in text as text only.
 "use strict";
 (() => {
-  const DATA = JSON.parse(document.getElementById("data").textContent);
+  const { report: DATA, tables: RAW } = JSON.parse(document.getElementById("data").textContent);
   const DASH = "–";
   const SMALL = "the sample is too small for this figure";
   const TICK = DATA.tick ?? 1;
@@ -22,6 +22,12 @@
   const trimmed = (value, digits) => {
     const text = fixed(value, digits);
     return text.includes(".") ? text.replace(/\.?0+$/, "") : text;
+  };
+  /** A rate with three digits that mean something. */
+  const threeDigits = (rate) => {
+    if (rate < 1) return 0;
+    const scale = 10 ** Math.max(0, Math.floor(Math.log10(rate)) - 2);
+    return Math.round(rate / scale) * scale;
   };
   const unitOf = (length) => (length >= 1e9 ? [1e9, "s"] : length >= 1e6 ? [1e6, "ms"] : length >= 1e4 ? [1e3, "us"] : [1, "ns"]);
   const duration = (ns, finest = TICK) => {
@@ -88,7 +94,7 @@
     return d ? values.map((value) => (typeof value === "number" ? d[value] : value)) : values;
   };
   const TABLES = {};
-  for (const [id, table] of Object.entries(DATA.tables)) {
+  for (const [id, table] of Object.entries(RAW)) {
     TABLES[id] = { ...table, id, data: table.data.map(decode) };
     TABLES[id].of = Object.fromEntries(table.columns.map((column, index) => [column.key, TABLES[id].data[index]]));
   }
@@ -101,6 +107,7 @@
     if (typeof value !== "number") return String(value);
     if (kind === "count") return Number.isInteger(value) ? grouped(value) : trimmed(value, 3);
     if (kind === "number") return trimmed(value, 3);
+    if (kind === "rate") return grouped(threeDigits(value));
     if (kind === "length" || kind === "quantile") return wholeTicks(value);
     if (kind === "time") return value === 0 ? "0 ns" : duration(value);
     if (kind === "mean") {
@@ -114,6 +121,10 @@
     const values = table.data[column];
     const order = Array.from({ length: table.rows }, (_, index) => index);
     if (!values) return order;
+    if (!isText(table.columns[column].kind) && values.every((value) => typeof value !== "string")) {
+      const keys = Float64Array.from(values, (value) => value ?? direction * Infinity);
+      return order.sort((a, b) => direction * (keys[a] - keys[b]) || a - b);
+    }
     const collator = new Intl.Collator("en", { numeric: true });
     return order.sort((a, b) => {
       const [x, y] = [values[a], values[b]];
@@ -124,7 +135,7 @@
   };
   const STEP = 100;
   const fillRows = (table) => {
-    const columns = table.columns.map((column, index) => index).filter((index) => table.columns[index].kind !== "interval");
+    const columns = table.columns.map((column, index) => index).filter((index) => !table.columns[index].hidden);
     const body = el("tbody");
     for (const row of table.order.slice(0, table.shown)) {
       const line = el("tr");
@@ -227,14 +238,21 @@
 
   /** Above this, cells are drawn: a page of more elements is slow. */
   const MOST_CELLS = 64;
+  /** Up to so many cores, cells have room for numbers. */
+  const MOST_NUMBERS = 16;
   const pairs = TABLES.pairs;
   const groups = [];
   let canvasView = null;
   if (pairs) {
     const parts = ["phase", "kind", "state", "delivery"].filter((key) => pairs.of[key]);
     const seen = new Map();
+    const columns = parts.map((key) => pairs.of[key]);
+    let last = 0;
+    let name = "";
     for (let row = 0; row < pairs.rows; row++) {
-      const name = parts.map((key) => pairs.of[key][row] ?? DASH).join("\u0000");
+      // Rows of one group mostly stand together.
+      if (!row || columns.some((column) => column[row] !== column[last])) name = columns.map((column) => column[row] ?? DASH).join("\u0000");
+      last = row;
       if (!seen.has(name)) {
         seen.set(name, groups.length);
         groups.push({ rows: new Map(), parts: Object.fromEntries(parts.map((key) => [key, pairs.of[key][row]])) });
@@ -256,7 +274,7 @@
     const controls = byId("heatmap-controls");
     controls.append(
       select("Figure", available, chosen.metric, (value) => { chosen.metric = value; drawHeatmap(); }),
-      select("Phase, kind, state", groups.map((group, index) => [index, group.name]), 0, (value) => { chosen.group = Number(value); choose(chosen.from, chosen.to); drawHeatmap(); }),
+      select("Phase, kind, state", groups.map((group, index) => [index, group.name]), 0, (value) => { chosen.group = Number(value); follow(); choose(chosen.from, chosen.to); drawHeatmap(); }),
     );
     if (clusters.size > 1) {
       controls.append(select("Order", [["core", "by core"], ["cluster", "by cluster"]], "core", (value) => { chosen.order = value; drawHeatmap(); }));
@@ -289,10 +307,11 @@
     const value = (share) => (log ? low * (high / low) ** share : low + (high - low) * share);
     return { low, high, log, share, value };
   };
-  /** The number in a cell, in the unit of the whole map. */
+  /** The unit of a whole map, so that cells can be compared by eye: as the matrices of the report for a terminal have it. */
+  const mapUnit = ({ high }) => (high >= 1e7 ? [1e6, "ms"] : high >= 1e4 ? [1e3, "us"] : [1, "ns"]);
   const cellNumber = (value, scale) => {
     if (chosen.metric === "lost") return grouped(value);
-    const [size] = unitOf(scale.high);
+    const [size] = mapUnit(scale);
     const number = value / size;
     const digits = Math.max(0, Math.min(number >= 99.95 ? 0 : number >= 9.995 ? 1 : 2, -Math.floor(Math.log10(TICK / size))));
     const text = fixed(number, digits);
@@ -341,25 +360,26 @@
     box.replaceChildren();
     if (!scale) return box.append(`${metricName()}: ${SMALL}`);
     const text = (value) => (chosen.metric === "lost" ? grouped(Math.round(value)) : wholeTicks(value));
-    const unit = chosen.metric === "lost" ? "IPIs" : unitOf(scale.high)[1];
-    box.append(`${metricName()}, ${unit}:`);
+    const unit = chosen.metric === "lost" ? "IPIs" : mapUnit(scale)[1];
+    box.append(el("span", {}, groups[chosen.group].cores.length > MOST_NUMBERS ? `${metricName()}:` : `${metricName()}; cells in ${unit}:`));
     if (scale.low === scale.high) {
-      box.append(el("span", { class: "ramp" }, el("i", { style: `background:${css(color(0.25))}` })), `all ${text(scale.low)}`);
+      box.append(el("span", { class: "ramp" }, el("i", { style: `background:${css(color(0.25))}` })), el("span", {}, `all ${text(scale.low)}`));
     } else {
       const ramp = el("span", { class: "ramp" });
       for (let step = 0; step < 9; step++) {
         const title = text(scale.value(step / 8));
         ramp.append(el("i", { style: `background:${css(color(step / 8))}`, title }));
       }
-      box.append(text(scale.low), ramp, text(scale.high), scale.log ? `(logarithmic; middle ${text(scale.value(0.5))})` : "");
+      box.append(el("span", {}, text(scale.low)), ramp, el("span", {}, text(scale.high)));
+      if (scale.log) box.append(el("span", {}, `(logarithmic; middle ${text(scale.value(0.5))})`));
     }
-    box.append(el("i", { class: "empty" }), "not measured, or too few for this figure");
+    box.append(el("i", { class: "empty" }), el("span", {}, "not measured, or (–) too few for this figure"));
   };
   const gridMap = (cores, scale, box) => {
     const cluster = (index) => (chosen.order === "cluster" ? DATA.clusters[cores[index]] ?? 0 : 0);
     const edge = (index) => index > 0 && cluster(index) !== cluster(index - 1);
     const room = Math.max(280, box.clientWidth) - 34;
-    const numbers = cores.length <= 16;
+    const numbers = cores.length <= MOST_NUMBERS;
     const width = Math.max(numbers ? 38 : 9, Math.min(numbers ? 64 : 24, Math.floor(room / cores.length)));
     const height = numbers ? Math.max(26, Math.min(34, width)) : width;
     const every = Math.max(1, Math.ceil(22 / width));
@@ -613,7 +633,8 @@
       high = Math.max(high, value);
     }
     if (low > high) return null;
-    return high / low < 1.5 ? { low: low / 2, high: high * 2 } : { low: low * 0.9, high: high * 1.1 };
+    const room = Math.max(1.1, (high / low) ** 0.03);
+    return high / low < 1.5 ? { low: low / 2, high: high * 2 } : { low: low / room, high: high * room };
   };
   const key = (entries) => {
     const list = el("ul", { class: "key" });
@@ -625,6 +646,15 @@
 
   const spreads = DATA.distributions.filter((one) => one.cdf?.length);
   let spreadChoice = 0;
+  /** The distribution of the heatmap's kind and state. */
+  const follow = () => {
+    const parts = groups[chosen.group]?.parts;
+    const same = spreads.findIndex((one) => one.kind === parts?.kind && one.state === parts?.state && (one.distance ?? null) === null);
+    if (same < 0) return;
+    spreadChoice = same;
+    const box = byId("spread-controls").querySelector("select");
+    if (box) box.value = String(same);
+  };
   const distanceText = (distance) => (distance === null || distance === undefined ? "all pairs" : distance === 0 ? "a core to itself" : `distance ${distance}`);
   const spreadName = (one) => [one.kind, one.state !== "unknown" ? `receiver in ${one.state}` : null, distanceText(one.distance)].filter(Boolean).join(", ");
   const QUANTILES = [["min_ns", "min", 0], ["p50_ns", "median", 0.5], ["p90_ns", "p90", 0.9], ["p99_ns", "p99", 0.99], ["p999_ns", "p99.9", 0.999], ["max_ns", "max", 1]];
@@ -635,6 +665,8 @@
   const ROUND = "#228833";
   const drawSpread = () => {
     if (!spreads.length) return;
+    const coreBox = byId("spread-controls").querySelectorAll("select")[1];
+    if (coreBox) coreBox.value = String(chosen.core ?? "");
     const one = spreads[spreadChoice];
     const pair = pairs && chosen.from !== null ? pairRow(chosen.from, chosen.to) : undefined;
     const pairPoints = pair === undefined ? [] : quantilesOf(pairs, pair);
@@ -663,7 +695,7 @@
     node.append(svg("path", { d: `${line}L${width - margin.right},${Y(1)}`, fill: "none", stroke: "var(--accent)", "stroke-width": 2 }));
     const entries = [["var(--accent)", spreadName(one)]];
     for (const { ns, share, name } of corePoints) {
-      node.append(svg("rect", { x: X(ns) - 4, y: Y(share) - 4, width: 8, height: 8, fill: SQUARE, stroke: "var(--paper)" }, svg("title", {}, `${name} ${wholeTicks(ns)}`)));
+      node.append(svg("rect", { x: X(ns) - 6, y: Y(share) - 6, width: 12, height: 12, fill: "none", stroke: SQUARE, "stroke-width": 2.5 }, svg("title", {}, `${name} ${wholeTicks(ns)}`)));
     }
     if (corePoints.length) entries.push([SQUARE, `core ${chosen.core} as ${figures.of.role[coreRow]} (squares: its figures)`]);
     for (const { ns, share, name } of pairPoints) {
@@ -672,28 +704,23 @@
     if (pairPoints.length) entries.push([ROUND, `pair ${chosen.from} to ${chosen.to}, ${groups[chosen.group].name} (circles: its figures)`]);
     byId("cdf").append(key(entries));
 
-    const bins = Math.max(12, Math.min(48, Math.floor(width / 14)));
-    const counts = new Array(bins).fill(0);
-    let before = 0;
-    for (const [ns, count] of one.cdf) {
-      const bin = ns > 0 ? Math.floor((Math.log(ns / range.low) / Math.log(range.high / range.low)) * bins) : 0;
-      counts[Math.max(0, Math.min(bins - 1, bin))] += count - before;
-      before = count;
-    }
-    const most = Math.max(...counts);
+    const most = one.cdf.reduce((most, [, count], index) => Math.max(most, count - (index ? one.cdf[index - 1][1] : 0)), 0);
     const bars = plot(byId("histogram"), {
       title: "How many took so long",
-      alternative: `Histogram of ${grouped(total)} latencies: ${spreadName(one)}; the fullest of ${bins} bars has ${grouped(most)}`,
-      x, y: { low: 0, high: most, text: (count) => grouped(count) },
+      alternative: `Histogram of ${grouped(total)} latencies: ${spreadName(one)}; the fullest of ${one.cdf.length} buckets has ${grouped(most)}`,
+      x, y: { low: 0, high: most, text: (count) => (Number.isInteger(count) ? grouped(count) : "") },
     });
-    const edge = (bin) => range.low * (range.high / range.low) ** (bin / bins);
-    counts.forEach((count, bin) => {
-      if (!count) return;
-      const top = Math.min(bars.Y(count), bars.Y(0) - 1);
-      bars.node.append(svg("rect", { x: bars.X(edge(bin)), y: top, width: Math.max(1, bars.X(edge(bin + 1)) - bars.X(edge(bin)) - 1), height: bars.Y(0) - top, fill: "var(--accent)" },
-        svg("title", {}, `${tickText(edge(bin))} to ${tickText(edge(bin + 1))}: ${grouped(count)}`)));
+    one.cdf.forEach(([ns, count], index) => {
+      const [before, seen] = index ? one.cdf[index - 1] : [0, 0];
+      if (!(ns > 0) || count === seen) return;
+      const right = bars.X(ns);
+      // No wider than it is seen, however far the bucket before it is.
+      const left = Math.max(right - 10, before > 0 ? bars.X(before) : -Infinity);
+      const top = Math.min(bars.Y(count - seen), bars.Y(0) - 1);
+      bars.node.append(svg("rect", { x: left, y: top, width: Math.max(1, right - left - 0.5), height: bars.Y(0) - top, fill: "var(--accent)" },
+        svg("title", {}, `${before > 0 ? `above ${wholeTicks(before)}, ` : ""}at most ${wholeTicks(ns)}: ${grouped(count - seen)}`)));
     });
-    byId("histogram").append(el("p", { class: "hint" }, "Latencies stand at the upper end of the bucket that the target counted them in."));
+    byId("histogram").append(el("p", { class: "hint" }, "A bar for each point of the report's distribution; it ends at the greatest length that it counts."));
     byId("spread-readout").textContent = `${spreadName(one)}: ${grouped(total)} latencies`;
   };
   if (spreads.length) {
@@ -716,6 +743,8 @@
   const CHAIN = ["queue_to_send", "send_to_entry", "entry_to_acknowledge", "acknowledge_to_callback", "callback", "callback_to_end"];
   const CHAIN_WITHOUT = ["send_to_entry", "entry_to_acknowledge", "acknowledge_to_end"];
   const CHAIN_LINUX = ["queue_to_send", "send_to_entry", "entry_to_exit"];
+  /** More bars than these are no picture. */
+  const MOST_BARS = 32;
   let stageKind = null;
   const drawStages = () => {
     const table = TABLES.stages;
@@ -737,8 +766,8 @@
     const sum = (line) => line.parts.reduce((sum, part) => sum + part.ns, 0);
     const most = Math.max(...lines.map(sum));
     if (!lines.length || !(most > 0)) return host.replaceChildren(el("p", { class: "hint" }, "No stages of this kind follow one another."));
-    const shown = lines.length > MOST_CELLS ? [...lines].sort((a, b) => sum(b) - sum(a)).slice(0, MOST_CELLS) : lines;
-    const bar = 18;
+    const shown = lines.length > MOST_BARS ? [...lines].sort((a, b) => sum(b) - sum(a)).slice(0, MOST_BARS) : lines;
+    const bar = shown.length > 16 ? 13 : 18;
     const chart = plot(host, {
       title: `Means of the stages, one after another: ${stageKind}`,
       alternative: `Stacked bars of ${chain.length} stages on ${shown.length} cores; the longest sum is ${wholeTicks(most)} on core ${lines.reduce((a, b) => (sum(a) >= sum(b) ? a : b)).core}. The table of stages has all figures.`,
@@ -748,7 +777,7 @@
     });
     shown.forEach((line, index) => {
       const y = chart.margin.top + index * (bar + 4) + 2;
-      chart.node.append(svg("text", { x: chart.margin.left - 6, y: y + 13, "text-anchor": "end" }, `core ${line.core}`));
+      chart.node.append(svg("text", { x: chart.margin.left - 6, y: y + bar / 2 + 4, "text-anchor": "end" }, `core ${line.core}`));
       let from = 0;
       for (const { stage, ns, n } of line.parts) {
         const x = chart.X(from);
@@ -763,7 +792,8 @@
   };
   if (TABLES.stages) {
     const kinds = [...new Set(TABLES.stages.of.kind)];
-    stageKind = kinds[0];
+    const measured = (kind) => TABLES.stages.of.kind.reduce((sum, other, row) => sum + (other === kind ? TABLES.stages.of.n?.[row] ?? 0 : 0), 0);
+    stageKind = kinds.reduce((most, kind) => (measured(kind) > measured(most) ? kind : most), kinds[0]);
     byId("stages-controls").append(select("Kind", kinds.map((kind) => [kind, kind]), stageKind, (value) => { stageKind = value; drawStages(); }));
     show("stages-section");
   }
@@ -849,10 +879,13 @@
 
   // --- trails -----------------------------------------------------------------------------------------------------------
 
+  /** Keeps a text legible on lines. */
+  const HALO = { "paint-order": "stroke", stroke: "var(--paper)", "stroke-width": 4 };
   const drawTrails = () => {
     const host = byId("trails");
     if (!DATA.trails.length) return;
     host.replaceChildren();
+    show("trails-section");
     DATA.trails.forEach((trail, number) => {
       const times = [...trail.events.map((event) => event.t_ns), ...trail.arrows.flatMap((arrow) => [arrow.from_t, arrow.to_t])];
       const begin = times.reduce((a, b) => Math.min(a, b), Infinity);
@@ -860,11 +893,11 @@
       if (!(begin <= end)) return;
       const figure = el("figure", { class: "trail" });
       host.append(figure);
-      const gap = 46;
+      const gap = 58;
       const chart = plot(figure, {
         title: trail.title,
         alternative: `${trail.title}: ${trail.events.length} events and ${trail.arrows.length} IPIs on ${trail.cores.length} cores in ${duration(end - begin)}. The table of its events has them all.`,
-        height: 60 + trail.cores.length * gap,
+        height: 56 + trail.cores.length * gap,
         x: { low: 0, high: Math.max(end - begin, TICK), text: tickText, name: "after its first event" },
         y: { low: 0, high: -1, text: () => "" },
       });
@@ -876,6 +909,18 @@
           svg("line", { class: "axis", x1: chart.margin.left, x2: chart.width - chart.margin.right, y1: lane(core), y2: lane(core) }),
           svg("text", { x: chart.margin.left - 6, y: lane(core) + 4, "text-anchor": "end" }, `core ${core}`),
         );
+      }
+      for (const arrow of trail.arrows) {
+        const [x1, y1, x2, y2] = [chart.X(arrow.from_t - begin), lane(arrow.from_core), chart.X(arrow.to_t - begin), lane(arrow.to_core)];
+        chart.node.append(svg("line", { x1, y1, x2, y2, stroke: "var(--bad)", "stroke-width": 1.5, "marker-end": `url(#${id})` }));
+        if (arrow.latency !== null) {
+          // Beside the arrow, clear of both lines.
+          const text = wholeTicks(arrow.latency);
+          const x = Math.min(chart.width - chart.margin.right - text.length * 6.6, (x1 + x2) / 2 + 6);
+          chart.node.append(svg("text", { x, y: (y1 + y2) / 2 + (y2 > y1 ? -4 : 2), ...HALO }, text));
+        }
+      }
+      for (const core of trail.cores) {
         // A label that would stand on another is left to the table.
         let free = -Infinity;
         for (const event of trail.events.filter((event) => event.core === core).sort((a, b) => a.t_ns - b.t_ns)) {
@@ -885,20 +930,11 @@
           const width = event.what.length * 6.4;
           const left = Math.max(chart.margin.left, Math.min(x - 3, chart.width - chart.margin.right - width));
           if (left < free) continue;
-          chart.node.append(svg("text", { class: "minor", x: left, y: lane(core) - 10 }, event.what));
+          chart.node.append(svg("text", { class: "minor", x: left, y: lane(core) - 10, ...HALO }, event.what));
           free = left + width + 8;
         }
       }
-      for (const arrow of trail.arrows) {
-        const [x1, y1, x2, y2] = [chart.X(arrow.from_t - begin), lane(arrow.from_core), chart.X(arrow.to_t - begin), lane(arrow.to_core)];
-        chart.node.append(svg("line", { x1, y1, x2, y2, stroke: "var(--bad)", "stroke-width": 1.5, "marker-end": `url(#${id})` }));
-        if (arrow.latency !== null) {
-          const x = Math.max(chart.margin.left + 30, Math.min(chart.width - chart.margin.right - 30, (x1 + x2) / 2));
-          chart.node.append(svg("text", { x, y: (y1 + y2) / 2 + 14, "text-anchor": "middle", "paint-order": "stroke", stroke: "var(--paper)", "stroke-width": 4 }, wholeTicks(arrow.latency)));
-        }
-      }
     });
-    show("trails-section");
   };
 
   // --- the page ---------------------------------------------------------------------------------------------------------
@@ -921,6 +957,7 @@
       chosen.core ??= chosen.to;
     }
   }
+  follow();
   const drawAll = () => {
     drawHeatmap();
     drawSpread();

@@ -4,11 +4,12 @@
 //! what then is beyond a budget is left out by columns first, by rows last, and the page says so.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::text::{duration, escape, escaped, grouped, mean, trimmed, whole_ticks};
+use crate::text::{duration, escape, escaped, grouped, mean, three_digits, trimmed, whole_ticks};
 
 /// What the cells of a column are, and so how they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(crate) enum Kind {
     Time,
     /// Another number.
     Number,
+    /// How many a second.
+    Rate,
     /// Yes or no.
     Flag,
 }
@@ -47,6 +50,7 @@ impl Kind {
             Kind::Interval => "interval",
             Kind::Time => "time",
             Kind::Number => "number",
+            Kind::Rate => "rate",
             Kind::Flag => "flag",
         }
     }
@@ -78,6 +82,12 @@ const fn may_go(path: &'static str, label: &'static str, kind: Kind, drop: u8) -
     Column { path, label, kind, drop }
 }
 
+/// Up to here, [`Column::drop`] is that of an outcome or a mark: what is the same in every row is told once.
+const MINOR: u8 = 3;
+
+/// Up to so many rows, a word that all have stands in each.
+const FEW: usize = 3;
+
 /// Figures of latencies.
 pub(crate) const LATENCY: &[Column] = &[
     column("n", "n", Kind::Count),
@@ -88,7 +98,7 @@ pub(crate) const LATENCY: &[Column] = &[
     may_go("p999_ns", "p99.9", Kind::Quantile, 6),
     column("max_ns", "max", Kind::Length),
     column("mean_ns", "mean", Kind::Mean),
-    may_go("mean_ci_ns", "± (95 %)", Kind::Interval, 8),
+    may_go("mean_ci_ns", "mean's interval", Kind::Interval, 8),
 ];
 
 /// What became of IPIs.
@@ -124,8 +134,10 @@ pub(crate) struct Table<'a> {
     pub columns: Vec<Column>,
     /// Its rows.
     pub rows: Vec<&'a Value>,
-    /// By which columns it is sorted at first, the greatest first: the first of these that there is. None: as the report has it.
+    /// By which columns it is sorted at first, the greatest first: the first of these that any row has. None: as the report has it.
     pub sort: &'static [&'static str],
+    /// Columns that say the same in every row, and what: told once, and saved.
+    pub same: Vec<(&'static str, String)>,
 }
 
 /// The value at a path of a row; null counts as none.
@@ -178,6 +190,7 @@ pub(crate) fn shown(row: &Value, column: &Column, tick: Option<f64>) -> Option<S
         Kind::Core | Kind::Text | Kind::Flag => value.to_string(),
         Kind::Count => value.as_u64().map_or_else(|| trimmed(number, 3), grouped),
         Kind::Number => trimmed(number, 3),
+        Kind::Rate => grouped(three_digits(number)),
         Kind::Length | Kind::Quantile => whole_ticks(number, finest),
         Kind::Time if number == 0.0 => "0 ns".into(),
         Kind::Time => duration(number, finest),
@@ -190,55 +203,102 @@ pub(crate) fn shown(row: &Value, column: &Column, tick: Option<f64>) -> Option<S
     })
 }
 
-/// A number as JSON, without digits that mean nothing.
-fn short(value: f64) -> String {
-    // Of nanoseconds, a thousandth is nobody's.
-    let rounded = (value * 1e3).round() / 1e3;
-    if rounded.abs() < 9e15 && rounded.fract() == 0.0 { format!("{rounded:.0}") } else { format!("{rounded}") }
+/// A value as it is embedded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cell {
+    None,
+    Number(f64),
+    /// A text, by its number.
+    Text(usize),
 }
 
-/// A column of all rows as JSON: `{"v": values}` or `{"r": [value, how often, …]}`, of texts with `"d"`: the texts by number.
-fn encode(rows: &[&Value], column: &Column) -> Value {
-    let mut texts: Vec<String> = Vec::new();
-    let mut numbers: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
-    let mut values: Vec<Value> = Vec::with_capacity(rows.len());
-    for row in rows {
-        values.push(match at(row, column.path) {
-            None => Value::Null,
-            Some(Value::Bool(flag)) => json!(u8::from(*flag)),
-            Some(Value::Number(number)) if column.kind != Kind::Text => {
-                let number = number.as_f64().unwrap_or(0.0);
-                let short = if column.kind == Kind::Number { number.to_string() } else { short(number) };
-                serde_json::from_str(&short).unwrap_or(Value::Null)
-            }
-            Some(other) => {
-                let text = plain(other);
-                let next = numbers.len();
-                json!(*numbers.entry(text).or_insert_with_key(|text| {
-                    texts.push(text.clone());
-                    next
-                }))
-            }
-        });
+impl Cell {
+    /// As JSON, without digits that mean nothing.
+    fn write(self, kind: Kind, json: &mut String) {
+        let _ = match self {
+            Cell::None => write!(json, "null"),
+            Cell::Text(index) => write!(json, "{index}"),
+            Cell::Number(value) if kind == Kind::Number => write!(json, "{value}"),
+            // Of nanoseconds, a thousandth is nobody's.
+            Cell::Number(value) => write!(json, "{}", (value * 1e3).round() / 1e3),
+        };
     }
-    let mut runs: Vec<(Value, usize)> = Vec::new();
-    for value in &values {
-        match runs.last_mut() {
-            Some((last, times)) if last == value => *times += 1,
-            _ => runs.push((value.clone(), 1)),
+}
+
+/// A column on its way into the page.
+struct Encoder<'a> {
+    column: Column,
+    cells: Vec<Cell>,
+    texts: Vec<Value>,
+    numbers: HashMap<String, usize>,
+    /// The text before this one: texts come in runs, and most need no look-up.
+    last: Option<(&'a str, usize)>,
+}
+
+impl<'a> Encoder<'a> {
+    fn new(column: Column) -> Self {
+        Encoder { column, cells: Vec::new(), texts: Vec::new(), numbers: HashMap::new(), last: None }
+    }
+
+    fn push(&mut self, row: &'a Value) {
+        let cell = match at(row, self.column.path) {
+            None => Cell::None,
+            Some(Value::Bool(flag)) => Cell::Number(f64::from(u8::from(*flag))),
+            Some(Value::Number(number)) if self.column.kind != Kind::Text => {
+                number.as_f64().map_or(Cell::None, Cell::Number)
+            }
+            Some(value) => match (value.as_str(), self.last) {
+                (Some(text), Some((before, index))) if text == before => Cell::Text(index),
+                (text, _) => {
+                    let next = self.texts.len();
+                    let index = *self.numbers.entry(plain(value)).or_insert_with_key(|text| {
+                        self.texts.push(json!(text));
+                        next
+                    });
+                    self.last = text.map(|text| (text, index));
+                    Cell::Text(index)
+                }
+            },
+        };
+        self.cells.push(cell);
+    }
+
+    /// As JSON: `{"v": values}` or `{"r": [value, how often, …]}`, of texts with `"d"`: the texts by number.
+    fn finish(self) -> String {
+        let kind = self.column.kind;
+        let runs: Vec<&[Cell]> = self.cells.chunk_by(|a, b| a == b).collect();
+        let in_runs = runs.len() * 2 < self.cells.len();
+        let mut json = String::from(if in_runs { "{\"r\":[" } else { "{\"v\":[" });
+        if in_runs {
+            for run in runs {
+                run.first().unwrap_or(&Cell::None).write(kind, &mut json);
+                let _ = write!(json, ",{},", run.len());
+            }
+        } else {
+            for cell in &self.cells {
+                cell.write(kind, &mut json);
+                json.push(',');
+            }
         }
+        if json.ends_with(',') {
+            json.pop();
+        }
+        json.push(']');
+        if !self.texts.is_empty() {
+            let _ = write!(json, ",\"d\":{}", Value::Array(self.texts));
+        }
+        json.push('}');
+        json
     }
-    let mut encoded = serde_json::Map::new();
-    if runs.len() * 2 < values.len() {
-        let flat = runs.into_iter().flat_map(|(value, times)| [value, json!(times)]).collect();
-        encoded.insert("r".into(), Value::Array(flat));
-    } else {
-        encoded.insert("v".into(), Value::Array(values));
+}
+
+/// All columns of all rows, in one walk over the rows: they are large, and lie far from each other.
+fn encode(rows: &[&Value], columns: &[Column]) -> Vec<String> {
+    let mut encoders: Vec<Encoder<'_>> = columns.iter().map(|column| Encoder::new(*column)).collect();
+    for row in rows {
+        encoders.iter_mut().for_each(|encoder| encoder.push(row));
     }
-    if !texts.is_empty() {
-        encoded.insert("d".into(), json!(texts));
-    }
-    Value::Object(encoded)
+    encoders.into_iter().map(Encoder::finish).collect()
 }
 
 /// Rows that stand in the page itself; the script brings the rest.
@@ -253,10 +313,33 @@ impl Table<'_> {
             let common = column.kind == Kind::Quantile && column.path != "p999_ns" && measured;
             common || rows.iter().any(|row| at(row, column.path).is_some())
         });
+        // Outcomes that nothing had, marks and words that every row has.
+        let first = self.rows.first().copied().unwrap_or(&Value::Null);
+        let usual = |(index, column): (usize, &Column)| match (column.kind, column.drop) {
+            (Kind::Flag, 1..=MINOR) => Some(json!(true)),
+            (_, 1..=MINOR) => Some(json!(0)),
+            // The first column says what a row is; of a few rows, a word is no burden.
+            (Kind::Text, _) if index > 0 && rows.len() > FEW => at(first, column.path).cloned(),
+            _ => None,
+        };
+        let columns = self.columns.iter().enumerate();
+        let mut same: Vec<(&Column, Value)> =
+            columns.filter_map(|(index, column)| Some((column, usual((index, column))?))).collect();
+        for row in rows {
+            same.retain(|(column, usual)| at(row, column.path) == Some(usual));
+        }
+        self.same = same.iter().filter_map(|(column, _)| Some((column.label, shown(first, column, None)?))).collect();
     }
 
     fn sorted_by(&self) -> Option<usize> {
-        self.sort.iter().find_map(|path| self.columns.iter().position(|column| column.path == *path))
+        let told = |column: &Column| self.rows.iter().any(|row| at(row, column.path).is_some());
+        let place = |path: &&str| self.columns.iter().position(|column| column.path == *path);
+        self.sort.iter().filter_map(place).find(|index| self.columns.get(*index).is_some_and(told))
+    }
+
+    /// Whether a column is not shown: its value stands with the mean, or above the table.
+    fn is_hidden(&self, column: &Column) -> bool {
+        column.kind == Kind::Interval || self.same.iter().any(|(label, _)| *label == column.label)
     }
 
     /// The rows as they are shown at first.
@@ -275,13 +358,12 @@ impl Table<'_> {
         order
     }
 
-    /// The data for the script, in no more than about `budget` bytes, and what had to be left out for that.
-    pub fn data(&mut self, budget: usize) -> (Value, Vec<String>) {
+    /// The data for the script as JSON, in no more than about `budget` bytes, and what had to be left out for that.
+    pub fn data(&mut self, budget: usize) -> (String, Vec<String>) {
         let mut left_out = Vec::new();
-        let encode_all =
-            |table: &Self| -> Vec<Value> { table.columns.iter().map(|column| encode(&table.rows, column)).collect() };
-        let size = |columns: &[Value]| -> usize { columns.iter().map(|column| column.to_string().len() + 80).sum() };
-        let mut columns = encode_all(self);
+        // With what the head of a column takes.
+        let size = |columns: &[String]| -> usize { columns.iter().map(|column| column.len() + 80).sum() };
+        let mut columns = encode(&self.rows, &self.columns);
         let mut gone: Vec<&str> = Vec::new();
         while size(&columns) > budget
             && let Some(index) =
@@ -306,7 +388,7 @@ impl Table<'_> {
             let mut kept: Vec<usize> = self.ordered().into_iter().take(keep).collect();
             kept.sort_unstable();
             self.rows = kept.into_iter().filter_map(|index| self.rows.get(index).copied()).collect();
-            columns = encode_all(self);
+            columns = encode(&self.rows, &self.columns);
         }
         if self.rows.len() < all {
             left_out.push(format!(
@@ -320,15 +402,16 @@ impl Table<'_> {
         let heads: Vec<Value> = self
             .columns
             .iter()
-            .map(|column| json!({ "key": key(column), "label": column.label, "kind": column.kind.name() }))
+            .map(|column| json!({ "key": key(column), "label": column.label, "kind": column.kind.name(), "hidden": self.is_hidden(column) }))
             .collect();
-        let data = json!({
-            "title": self.title,
-            "rows": self.rows.len(),
-            "sort": self.sorted_by(),
-            "columns": heads,
-            "data": columns,
-        });
+        let data = format!(
+            "{{\"title\":{},\"rows\":{},\"sort\":{},\"columns\":{},\"data\":[{}]}}",
+            json!(self.title),
+            self.rows.len(),
+            json!(self.sorted_by()),
+            Value::Array(heads),
+            columns.join(",")
+        );
         (data, left_out)
     }
 
@@ -347,12 +430,17 @@ impl Table<'_> {
         if !self.about.is_empty() {
             let _ = write!(html, "<p>{}</p>", escaped(self.about));
         }
+        if !self.same.is_empty() {
+            let same: Vec<String> =
+                self.same.iter().map(|(label, value)| format!("{label} {}", escaped(value))).collect();
+            let _ = write!(html, "<p>In every row: {}.</p>", same.join(", "));
+        }
         let _ = write!(
             html,
             "</figcaption><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"{id}-title\">\
              <table id=\"{id}\" aria-labelledby=\"{id}-title\"><thead><tr>"
         );
-        let shown_columns = || self.columns.iter().enumerate().filter(|(_, column)| column.kind != Kind::Interval);
+        let shown_columns = || self.columns.iter().enumerate().filter(|(_, column)| !self.is_hidden(column));
         let sorted = self.sorted_by();
         for (index, column) in shown_columns() {
             let class = if column.kind.is_text() { "" } else { " class=\"number\"" };
@@ -404,9 +492,8 @@ mod tests {
     fn columns_are_written_as_runs_and_texts_by_their_number() {
         let rows: Vec<Value> = (0..10).map(|index| json!({ "from": index, "kind": "ipi", "x": 2.0 })).collect();
         let rows: Vec<&Value> = rows.iter().collect();
-        assert_eq!(encode(&rows, &COLUMNS[0]).to_string(), r#"{"v":[0,1,2,3,4,5,6,7,8,9]}"#);
-        assert_eq!(encode(&rows, &COLUMNS[1]).to_string(), r#"{"d":["ipi"],"r":[0,10]}"#);
-        assert_eq!(encode(&rows, &COLUMNS[2]).to_string(), r#"{"r":[2,10]}"#);
+        let expected = [r#"{"v":[0,1,2,3,4,5,6,7,8,9]}"#, r#"{"r":[0,10],"d":["ipi"]}"#, r#"{"r":[2,10]}"#];
+        assert_eq!(encode(&rows, &COLUMNS), expected);
     }
 
     #[test]
@@ -421,9 +508,11 @@ mod tests {
                 columns: COLUMNS.to_vec(),
                 rows: rows.iter().collect(),
                 sort: &["from"],
+                same: Vec::new(),
             };
-            let (data, left_out) = table.data(budget);
-            (data["rows"].as_u64(), data["columns"].as_array().map(Vec::len), left_out, data.to_string().len())
+            let (text, left_out) = table.data(budget);
+            let data: Value = serde_json::from_str(&text).unwrap();
+            (data["rows"].as_u64(), data["columns"].as_array().map(Vec::len), left_out, text.len())
         };
         assert_eq!(table(1 << 20), (Some(5000), Some(3), vec![], table(1 << 20).3));
         let (rows, columns, left_out, _) = table(30_000);
@@ -432,6 +521,33 @@ mod tests {
         let (rows, _, left_out, size) = table(10_000);
         assert!(rows < Some(5000) && size < 10_500, "{rows:?} {size}");
         assert!(left_out[1].contains("of 5,000 rows are here, the first by from"), "{left_out:?}");
+    }
+
+    #[test]
+    fn what_every_row_says_is_told_once_and_saved() {
+        let rows: Vec<Value> =
+            (0..4).map(|index| json!({ "from": index, "kind": "<b>", "coalesced": 0, "lost": 0 })).collect();
+        let columns = [COLUMNS[0], COLUMNS[1], OUTCOMES[2], OUTCOMES[3]].to_vec();
+        let mut table = Table {
+            id: "t".into(),
+            title: "T".into(),
+            about: "",
+            columns,
+            rows: rows.iter().collect(),
+            sort: &[],
+            same: Vec::new(),
+        };
+        table.trim();
+        let mut html = String::new();
+        table.html(None, &mut html);
+        assert!(html.contains("<p>In every row: kind &lt;b&gt;, coalesced 0.</p>"), "{html}");
+        assert!(
+            html.contains("<tr><td class=\"number\">3</td><td class=\"number\">0</td></tr>"),
+            "from and lost: {html}"
+        );
+        let data: Value = serde_json::from_str(&table.data(1 << 20).0).unwrap();
+        let hidden: Vec<bool> = (0..4).filter_map(|index| data["columns"][index]["hidden"].as_bool()).collect();
+        assert_eq!(hidden, [false, true, true, false]);
     }
 
     #[test]
@@ -444,6 +560,7 @@ mod tests {
             columns: LATENCY.to_vec(),
             rows: vec![&row],
             sort: &[],
+            same: Vec::new(),
         };
         table.trim();
         let mut html = String::new();

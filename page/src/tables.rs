@@ -49,7 +49,7 @@ const TABLES: &[Description] = &[
                 column("timed", "timed", Kind::Flag),
                 column("rounds", "rounds", Kind::Count),
                 column("elapsed_ns", "took", Kind::Length),
-                column("ipis_per_second", "IPIs/s", Kind::Number),
+                column("ipis_per_second", "IPIs/s", Kind::Rate),
             ],
             LATENCY,
             OUTCOMES,
@@ -62,7 +62,7 @@ const TABLES: &[Description] = &[
         about: "",
         rows: "pairs",
         columns: &[PAIR, LATENCY, OUTCOMES, JUDGED],
-        sort: &["mean_ns", "p50_ns", "max_ns"],
+        sort: &["p50_ns", "mean_ns", "max_ns"],
     },
     Description {
         id: "core-figures",
@@ -79,7 +79,7 @@ const TABLES: &[Description] = &[
             LATENCY,
             &[column("lost", "lost", Kind::Count)],
         ],
-        sort: &["mean_ns", "p50_ns", "max_ns"],
+        sort: &["p50_ns", "mean_ns", "max_ns"],
     },
     Description {
         id: "kinds",
@@ -450,9 +450,6 @@ pub(crate) struct Made {
     trails: Vec<(String, Vec<Value>)>,
 }
 
-/// Events of a trail that are listed.
-const MOST_EVENTS: usize = 2000;
-
 impl Made {
     /// Of a report and its trails.
     pub fn of(report: &Value, trails: &[crate::Trail]) -> Made {
@@ -483,7 +480,7 @@ impl Made {
         let unannounced = list(report, "linux/unannounced").iter();
         let trail = |trail: &crate::Trail| {
             let begin = trail.begin().unwrap_or(0.0);
-            let events = trail.events.iter().take(MOST_EVENTS).map(|event| {
+            let events = trail.events.iter().map(|event| {
                 json!({ "after_ns": event.t_ns - begin, "core": event.core, "what": event.what, "detail": event.detail })
             });
             (trail.title.clone(), events.collect())
@@ -538,6 +535,7 @@ pub(crate) fn tables<'a>(report: &'a Value, made: &'a Made) -> Vec<Table<'a>> {
             columns: description.columns.concat(),
             rows: rows.iter().collect(),
             sort: description.sort,
+            same: Vec::new(),
         };
         table.trim();
         tables.push(table);
@@ -555,6 +553,7 @@ pub(crate) fn tables<'a>(report: &'a Value, made: &'a Made) -> Vec<Table<'a>> {
             ],
             rows: events.iter().collect(),
             sort: &[],
+            same: Vec::new(),
         };
         table.trim();
         tables.push(table);

@@ -38,6 +38,15 @@ pub(crate) fn grouped(count: u64) -> String {
     text
 }
 
+/// A rate with no more than three digits that mean something.
+pub(crate) fn three_digits(rate: f64) -> u64 {
+    if !rate.is_finite() || rate < 1.0 {
+        return 0;
+    }
+    let scale = 10_f64.powi((rate.log10().floor() as i32 - 2).max(0));
+    ((rate / scale).round() * scale) as u64
+}
+
 /// A number without zeroes at its end.
 pub(crate) fn trimmed(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
@@ -86,6 +95,7 @@ mod tests {
     #[test]
     fn numbers_are_written_as_in_the_report_for_a_terminal() {
         assert_eq!([0, 12, 1234, 1_234_567].map(grouped), ["0", "12", "1,234", "1,234,567"]);
+        assert_eq!([84_217.3, 251.393, 0.4].map(three_digits), [84_200, 251, 0]);
         assert_eq!((trimmed(62.5, 3), trimmed(8.0, 3)), ("62.5".to_owned(), "8".to_owned()));
         assert_eq!(
             [49.0, 4052.0, 12_345.0, 713_002.0, 56_709_000.0].map(|ns| duration(ns, 1.0)),

@@ -35,6 +35,28 @@ fn a_page_loads_from_a_file_without_an_error_or_a_request() {
 }
 
 #[test]
+fn an_error_and_a_request_would_be_heard() {
+    if !chromium::is_here() {
+        return;
+    }
+    for (body, heard) in [
+        ("<script>throw new Error('thrown')</script>", "thrown"),
+        ("<script>console.error('said')</script>", "said"),
+        ("<img src='other.png'>", "other.png"),
+        ("<script>fetch('http://127.0.0.1:9/asked').catch(() => {})</script>", "127.0.0.1:9/asked"),
+    ] {
+        let mut browser = Browser::start();
+        let file = browser.folder().join("broken.html");
+        std::fs::write(&file, format!("<!DOCTYPE html><title>x</title>{body}")).expect("written");
+        browser.open(&file);
+        // An answer of the page comes behind what it did before.
+        browser.eval("new Promise((done) => setTimeout(done, 50))");
+        let complaints = browser.complaints();
+        assert!(complaints.iter().any(|complaint| complaint.contains(heard)), "{body}: {complaints:?}");
+    }
+}
+
+#[test]
 fn verdict_and_suspect_stand_in_the_first_screen_of_a_desktop_and_a_phone() {
     if !chromium::is_here() {
         return;
@@ -115,12 +137,23 @@ fn the_heatmap_shows_the_report_s_numbers_and_follows_figure_phase_and_keys() {
             }
         }
     }
+    // The distribution is that of the same kind and state.
+    let spread = browser.eval("document.getElementById('spread-readout').textContent");
+    let masked = report["distributions"].as_array().and_then(|all| all.iter().find(|one| one["state"] == "masked"));
+    let n = masked.and_then(|one| one["n"].as_u64()).expect("a distribution").to_string();
+    let n = format!("{},{} latencies", &n[..1], &n[1..]);
+    assert!(
+        spread.as_str().is_some_and(|text| text.starts_with("sgi0, receiver in masked") && text.ends_with(&n)),
+        "{spread}"
+    );
     // What is shown in a cell is what it says.
     pick(&mut browser, "heatmap-controls", "Figure", "max_ns");
     let text = browser.eval("document.querySelector('#heatmap-box td[data-from=\"0\"][data-to=\"1\"]').textContent");
     let pair =
         pairs.iter().find(|pair| pair["phase"] == phases[1] && pair["from"] == 0 && pair["to"] == 1).expect("a pair");
     assert_eq!(text, json!(format!("{}", pair["max_ns"].as_f64().expect("measured"))));
+    let core = browser.eval("document.querySelectorAll('#spread-controls select')[1].value");
+    assert_eq!(core, json!("3"), "the suspect's core is shown first");
     // A click chooses a pair, arrow keys move it, the readout and the distribution follow.
     browser.eval("document.querySelector('#heatmap-box td[data-from=\"0\"][data-to=\"1\"]').click()");
     let readout = "document.getElementById('heatmap-readout').textContent";
@@ -203,12 +236,19 @@ fn tables_sort_by_mouse_and_keys_and_what_has_no_value_stands_last() {
     let as_text = |values: &[f64]| -> Vec<String> {
         values.iter().map(|ns| format!("{ns} ns")).chain(["–".to_owned()]).collect()
     };
+    assert_eq!(column(&mut browser, index), as_text(&expected), "the greatest medians first");
     browser.eval(&format!("{}.click()", head("median")));
-    assert_eq!(column(&mut browser, index), as_text(&expected));
-    // Once more, by the keyboard: the other way round.
-    browser.eval(&format!("{}.focus()", head("median")));
-    browser.press("Enter");
     expected.reverse();
+    assert_eq!(column(&mut browser, index), as_text(&expected));
+    // By the keyboard: another column, and back.
+    for name in ["from", "median", "median"] {
+        browser.eval(&format!("{}.focus()", head(name)));
+        browser.press("Enter");
+        if name == "from" {
+            let senders = column(&mut browser, 0);
+            assert!(senders.iter().map(|from| from.parse::<u32>().unwrap_or(99)).is_sorted(), "{senders:?}");
+        }
+    }
     assert_eq!(column(&mut browser, index), as_text(&expected));
     let order = browser.eval(&format!("{}.closest('th').getAttribute('aria-sort')", head("median")));
     assert_eq!(order, json!("ascending"));
@@ -374,10 +414,11 @@ fn a_page_prints() {
     assert!(browser.print().starts_with(b"%PDF-"));
 }
 
-/// With `PAGE_PICTURES=FOLDER`: pictures of the pages of `FOLDER/*.json` and of made-up machines, for the eye.
+/// Pictures of the pages of `FOLDER/*.json` and of made-up machines: `PAGE_PICTURES=FOLDER`, `--ignored`.
 #[test]
-fn pictures_are_taken_where_somebody_asks_for_them() {
-    let Some(folder) = std::env::var_os("PAGE_PICTURES").map(PathBuf::from) else { return };
+#[ignore = "makes pictures for the eye, and judges nothing"]
+fn pictures_of_pages() {
+    let folder = PathBuf::from(std::env::var_os("PAGE_PICTURES").expect("PAGE_PICTURES names a folder"));
     let mut reports =
         vec![("made-64".to_owned(), support::machine(64)), ("made-512".to_owned(), support::machine(512))];
     for entry in std::fs::read_dir(&folder).expect("a folder").flatten() {
@@ -403,10 +444,12 @@ fn pictures_are_taken_where_somebody_asks_for_them() {
                 json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] }),
             );
             browser.open(file);
+            let took = "(() => { const [n] = performance.getEntriesByType('navigation'); return Math.round(n.loadEventEnd); })()";
+            eprintln!("{name}, {what}: loaded in {} ms", browser.eval(took));
             browser.picture(&picture(what), false);
             if !dark {
                 let long =
-                    browser.eval("Math.min(9000, document.documentElement.scrollHeight)").as_u64().unwrap_or(5000);
+                    browser.eval("Math.min(8000, document.documentElement.scrollHeight)").as_u64().unwrap_or(5000);
                 browser.size(width, long as u32);
                 browser.picture(&picture(&format!("{what}-whole")), false);
             }

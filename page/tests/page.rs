@@ -50,7 +50,7 @@ fn no_string_of_a_report_breaks_out_of_the_page() {
             let data = page.split("id=\"data\">").nth(1).and_then(|rest| rest.split("</script>").next()).expect("data");
             let data: Value = serde_json::from_str(data).expect("JSON");
             let mut found = Vec::new();
-            strings(&data["distributions"], &mut found);
+            strings(&data["report"]["distributions"], &mut found);
             assert!(!found.is_empty() && found.iter().all(|text| text == evil), "{found:?}");
         }
     }
@@ -163,4 +163,15 @@ fn a_page_of_512_cores_with_every_pair_stays_below_its_bound_and_says_what_it_le
     let said = static_part(&page).matches("class=\"left-out\"").count();
     assert!(said >= 2, "what was left out is said: {said}");
     assert!(page.contains("left out, or the page would be too large"));
+}
+
+#[test]
+fn long_trails_and_many_are_cut_and_the_page_says_so() {
+    let mut long = support::trail();
+    long.events = std::iter::repeat_n(long.events[0].clone(), 700).collect();
+    let page = html(&support::machine(3), &[long]);
+    assert!(page.contains("The slowest IPI: 2 to 5: at most 500 of 700 events and 2 IPIs"));
+    assert_eq!(page.matches("\"what\":\"call queued\"").count(), 500);
+    let page = html(&support::machine(3), &vec![support::trail(); 20]);
+    assert!(page.contains("The first 16 of 20 trails are here"));
 }

@@ -200,8 +200,7 @@ impl Browser {
 
     /// Writes a picture of the page into a file.
     pub fn picture(&mut self, file: &Path, whole: bool) {
-        let answer = self
-            .call("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": whole, "clip": null }));
+        let answer = self.call("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": whole }));
         std::fs::write(file, base64(answer["data"].as_str().expect("data"))).expect("written");
     }
 
@@ -259,7 +258,7 @@ fn base64(text: &str) -> Vec<u8> {
             b'/' => 63,
             _ => break,
         };
-        held = held << 6 | u32::from(value);
+        held = (held << 6) | u32::from(value);
         bits += 6;
         if bits >= 8 {
             bits -= 8;

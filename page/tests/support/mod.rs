@@ -7,8 +7,8 @@ pub mod chromium;
 use report_page::{Arrow, Trail, TrailEvent};
 use serde_json::{Value, json};
 
-/// A run on eight emulated cores with core 3 made 4 us late (`--deterministic --cores 8 --inject late:3:4000`), as
-/// `ipiscope report --json` tells it; two of its five phases, without QEMU's arguments.
+/// A run of the self-test's plan on eight emulated cores, time counting instructions, with core 3 made 4 us late (`late:3:4000`), as
+/// `ipiscope report --json` tells it; of its five phases two are kept, and QEMU's arguments are not.
 pub fn late() -> Value {
     serde_json::from_str(include_str!("../data/late.json")).expect("JSON")
 }
@@ -64,7 +64,7 @@ pub fn machine(cores: usize) -> Value {
             "source": "made", "machine": "made-up", "board": "made", "cpu": "", "accel": "", "core_count": cores, "cores_up": cores,
             "counter_hz": 1_000_000_000, "resolution_ns": 1.0, "tags": { "rack": "7" },
             "cores": each(&|core| json!({
-                "id": core, "mpidr": format!("{:#x}", (core / 8) << 8 | core % 8), "midr": "0x410fd4f0", "revidr": "0x0",
+                "id": core, "mpidr": format!("{:#x}", ((core / 8) << 8) | (core % 8)), "midr": "0x410fd4f0", "revidr": "0x0",
                 "class": "made", "cluster": core / 8, "up": true, "nmi": "none", "error": null,
                 "gicr_iidr": "0x43b", "gicr_typer": "0x1000001", "suspend": null,
             })),
