@@ -144,7 +144,7 @@ fn parts_of_a_trace_are_replayed_as_they_are_asked_for() {
         (&["--only", "around(t < 1us, 250us)"], "3 sends (5 IPIs)"),
         // All that are as late as the latest.
         (&["--around", "1", "--window", "1us"], "6 sends (18 IPIs)"),
-        (&["--scale", "2"], "over 47.5 ms"),
+        (&["--scale", "2"], "over 47.4 ms"),
         (&["--longest-gap", "10us"], "126 sends (138 IPIs)"),
     ] {
         let (code, text, said) = run(path, &[&["replay", "linux.mcap"], arguments].concat());
