@@ -195,13 +195,17 @@ fn a_mean_below_one_tick_is_what_a_finer_clock_measures() {
     for (machine, step) in [(["--cpu", "cortex-a72"], 16.0), (["--machine", "imx8mp-evk"], 125.0)] {
         let ((all, pairs), tick) = measured(&machine);
         assert_eq!(tick, step);
-        let holds = |(mean, half): (f64, f64)| (mean - truth.0).abs() <= half;
-        assert!(holds(all), "{machine:?}: {all:?}, true mean {}", truth.0);
+        // Counted runs are the same each time, but every change of the firmware draws other dithers. So the bounds are such
+        // that an honest interval passes them for any draw: twice the half width is missed once in ten thousand, and of
+        // twelve intervals of 95 % more than four miss once in five thousand.
+        let within = |times: f64, (mean, half): (f64, f64)| (mean - truth.0).abs() <= times * half;
+        assert!(within(2.0, all), "{machine:?}: {all:?}, true mean {}", truth.0);
         // Narrow enough to say something: a fiftieth of a tick for 4,800 messages.
         assert!(all.1 <= step / 50.0, "{machine:?}: {all:?}");
-        // Of 95 % intervals one in twenty misses. Counted runs are the same each time, so this does not change by itself.
-        let missed: Vec<_> = pairs.iter().filter(|pair| !holds(**pair)).collect();
-        assert!(pairs.len() == 12 && missed.len() <= 1, "{machine:?}: {missed:?}, true mean {}", truth.0);
+        assert_eq!(pairs.len(), 12);
+        assert!(pairs.iter().all(|pair| within(2.0, *pair)), "{machine:?}: {pairs:?}, true mean {}", truth.0);
+        let missed: Vec<_> = pairs.iter().filter(|pair| !within(1.0, **pair)).collect();
+        assert!(missed.len() <= 4, "{machine:?}: {missed:?}, true mean {}", truth.0);
         assert!(pairs.iter().all(|pair| pair.1 <= step / 10.0), "{machine:?}: {pairs:?}");
     }
 }
