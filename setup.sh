@@ -122,7 +122,7 @@ fi
 
 # --- the fuzzers' engine is C++ -------------------------------------------------------------------------------------------------
 if ! have c++ && ! { have apt-get && apt_install g++; }; then
-    say "no C++ compiler: the fuzzers (linux-trace/fuzz) can't be built"
+    say "no C++ compiler: the fuzzers (fuzz) can't be built"
 fi
 
 # --- what shows the exports: the tests open what was written in KernelShark, on a screen of its own, and decode it with protoc ----
@@ -138,6 +138,20 @@ if have chromium || have chromium-browser || have google-chrome; then
     say "Chromium: installed"
 elif ! { have apt-get && apt_install chromium; }; then
     say "no chromium: the tests of the HTML page in a browser are skipped"
+fi
+
+# --- faketime: a clock that jumps while a run goes on ------------------------------------------------------------------------------
+if have faketime; then
+    say "faketime: installed"
+elif ! { have apt-get && apt_install faketime; }; then
+    say "no faketime: the test of a clock that jumps is skipped"
+fi
+
+# --- tmux: the terminal in which the live view is driven ----------------------------------------------------------------------------
+if have tmux; then
+    say "tmux: installed"
+elif ! { have apt-get && apt_install tmux; }; then
+    say "no tmux: the tests of the live view in a terminal are skipped"
 fi
 
 say "done; try: cargo run --release -p host -- qemu"

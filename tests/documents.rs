@@ -38,6 +38,12 @@ fn files_that_the_pages_name_exist() {
         "docs/filters.md",
         "docs/exports.md",
         "docs/replay.md",
+        "docs/live.md",
+        "docs/stability.md",
+        "docs/reliability.md",
+        "docs/capture-format.md",
+        "docs/performance.md",
+        "SECURITY.md",
     ];
     for name in pages {
         let text = page(name);
@@ -64,12 +70,43 @@ fn files_that_the_pages_name_exist() {
     }
 }
 
+#[test]
+fn pictures_that_the_readme_shows_are_there() {
+    let readme = page("README.md");
+    let pictures: Vec<&str> = readme
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|path| path.ends_with(".png"))
+        .collect();
+    assert!(pictures.len() >= 3, "{pictures:?}");
+    for picture in pictures {
+        let bytes = std::fs::read(root().join(picture)).unwrap_or_else(|error| panic!("{picture}: {error}"));
+        assert!(bytes.starts_with(b"\x89PNG"), "{picture} is no picture");
+        assert!(bytes.len() < 300_000, "{picture} has {} bytes: every clone carries them", bytes.len());
+    }
+}
+
 /// The number behind a marker like `<!-- measured: instructions_per_ipi -->` in a page.
 fn stated(text: &str, marker: &str) -> f64 {
     let tag = format!("<!-- measured: {marker} -->");
     let line = text.lines().find(|line| line.contains(&tag)).unwrap_or_else(|| panic!("no {tag}"));
     let number = line.split("**").nth(1).unwrap_or_else(|| panic!("no bold number in: {line}"));
     number.replace(',', "").parse().unwrap_or_else(|_| panic!("no number: {number}"))
+}
+
+/// Whether compiler and QEMU are those that the page names: instructions are counted, not timed, and come out the same to the last one.
+fn is_as_counted(measuring: &str) -> bool {
+    let tag = "<!-- counted with -->";
+    let line = measuring.lines().find(|line| line.contains(tag)).unwrap_or_else(|| panic!("no {tag}"));
+    let (code, stdout, stderr) = system_tests::run(&root(), &["doctor"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let mut versions = line.split('`').skip(1).step_by(2);
+    let (rustc, qemu) = (versions.next().expect("rustc"), versions.next().expect("QEMU"));
+    let row =
+        |name: &str| stdout.lines().find(|row| row.split_whitespace().nth(1) == Some(name)).expect("a row").to_string();
+    row("firmware").split_whitespace().any(|word| word == rustc)
+        && row("QEMU").split_whitespace().any(|word| word == qemu)
 }
 
 #[test]
@@ -83,9 +120,12 @@ fn measuring_states_the_counts_that_a_run_gives() {
     let count = |run: &system_tests::Run| run.report["instructions_per_ipi"].as_f64().expect("a count");
     for (marker, measured) in [("traced", count(&traced)), ("untraced", count(&untraced))] {
         let stated = stated(&text, marker);
-        // Counted, not timed: the same to the printed digit, as long as compiler and QEMU are the same. Half an instruction is
-        // left for a compiler of another version.
-        assert!((stated - measured).abs() < 0.5, "docs/measuring.md states {stated} for {marker}, measured {measured}");
+        // Half an instruction is left for a compiler of another version.
+        let room = if is_as_counted(&text) { 0.005 } else { 0.5 };
+        assert!(
+            (stated - measured).abs() <= room,
+            "docs/measuring.md states {stated} for {marker}, measured {measured}"
+        );
     }
 }
 
@@ -108,14 +148,15 @@ fn the_page_of_the_call_layer_states_what_a_call_costs() {
     "#;
     std::fs::write(&plan, text).expect("a plan");
     let plan = plan.to_str().expect("a path");
-    let page = page("docs/call-layer.md");
+    let (counts, page) = (page("docs/measuring.md"), page("docs/call-layer.md"));
     for (level, marker) in [("calls", "call traced"), ("off", "call untraced")] {
         let run = qemu(&["--deterministic", "--cores", "2", "--plan", plan, "--level", level]);
         run.expect(0, "clean");
         let elapsed = run.report["phases"][0]["elapsed_ns"].as_f64().expect("the phase was timed");
         let (stated, measured) = (stated(&page, marker), elapsed / CALLS);
         // As above, with 2 % for a compiler of another version: this path is a thousand instructions long.
-        assert!((stated - measured).abs() < 0.02 * stated, "stated {stated} for {marker}, measured {measured}");
+        let room = if is_as_counted(&counts) { 0.5 } else { 0.02 * stated };
+        assert!((stated - measured).abs() <= room, "stated {stated} for {marker}, measured {measured}");
     }
 }
 

@@ -144,6 +144,26 @@ fn an_exception_leaves_its_core_registers_and_symbol() {
 }
 
 #[test]
+fn an_interrupt_that_nobody_handles_leaves_its_core_intid_and_symbol() {
+    if !can_run() {
+        return;
+    }
+    // On the boot core and on another, in both of the firmware's ways of taking interrupts.
+    for (core, plan) in [(1, "standard"), (0, "standard"), (2, "calls")] {
+        let run = qemu(&["--plan", plan, "--inject", &format!("stray:{core}")]);
+        assert_eq!((run.code, run.text("/verdict")), (2, "incomplete"), "{run}");
+        assert_eq!(run.number("/faults/0/core"), core, "{run}");
+        assert_eq!(run.report["faults"].as_array().map(Vec::len), Some(1), "{run}");
+        assert_eq!(run.text("/faults/0/kind"), "an interrupt that nobody handles", "{run}");
+        // QEMU's virt has 288 INTIDs without those of LPIs: this is the last.
+        assert_eq!(run.text("/faults/0/message"), "INTID 287 (SPI)", "{run}");
+        let symbol = run.text("/faults/0/symbol");
+        assert!(!symbol.is_empty() && run.stdout.contains(symbol), "{run}");
+        assert!(run.stdout.contains("INTID 287 (SPI)"), "{run}");
+    }
+}
+
+#[test]
 fn a_plan_for_more_cores_than_the_machine_has_is_no_clean_run() {
     if !can_run() {
         return;

@@ -166,6 +166,38 @@ fn parts_of_a_trace_are_replayed_as_they_are_asked_for() {
     }
 }
 
+#[test]
+fn stamps_too_coarse_to_tell_a_send_from_its_raise_and_traces_without_raises_lose_no_send() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    let callback = "generic_smp_call_function_single_interrupt+0x0/0x30";
+    // What asks and the raise have one stamp, of a microsecond.
+    let mut text = String::new();
+    for call in 0..20 {
+        let line = |cpu: u64, us: u64, what: String| {
+            format!("{:>16}-{:<7} [{cpu:03}] d....     5.{us:06}: {what}\n", "worker", 100 + cpu)
+        };
+        let us = 1000 * call;
+        text += &line(0, us, format!("ipi_send_cpu: cpu=1 callsite=caller+0x10/0x20 callback={callback}"));
+        text += &line(0, us, format!("ipi_raise: target_mask=00000000,00000002 ({CALL})"));
+        text += &line(1, us + 5, format!("ipi_entry: ({CALL})"));
+        text += &line(1, us + 45, format!("ipi_exit: ({CALL})"));
+    }
+    let without: String =
+        text.lines().filter(|line| !line.contains("ipi_raise")).map(|line| format!("{line}\n")).collect();
+    for (name, text) in [("both", text), ("sends", without)] {
+        std::fs::write(path.join("trace.txt"), text).expect("written");
+        let capture = format!("{name}.mcap");
+        let (code, _, said) = run(path, &["import", "trace.txt", "--out", &capture]);
+        assert_eq!(code, 0, "{said}");
+        for more in [&[][..], &["--only", "pair == 0->1"]] {
+            let (code, plan, said) = run(path, &[&["replay", capture.as_str()], more].concat());
+            assert!(code == 0 && said.contains("20 sends (20 IPIs)"), "{name}, {more:?}: {said}");
+            assert_eq!(plan.matches("function = \"slow\", time = \"40000ns\"").count(), 20, "{name}, {more:?}: {plan}");
+        }
+    }
+}
+
 /// The reference set, where it is: it does not come with the project.
 fn traces() -> Option<PathBuf> {
     let folder = std::env::var_os("IPISCOPE_LINUX_TRACES")

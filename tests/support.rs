@@ -6,6 +6,9 @@
 
 pub mod freeze;
 
+#[path = "terminal.rs"]
+pub mod terminal;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock};

@@ -8,6 +8,12 @@
 //! misspelt one is not silently ignored. Under `[debug]` it says where the debug components lie; a board whose documents
 //! don't say so has `no_debug` with the reason in its place, and is reached by image and console alone.
 
+// No input makes the host panic. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable, clippy::todo)
+)]
+
 mod tree;
 
 use serde::Deserialize;

@@ -14,6 +14,12 @@
 //! false is false, `||` with true is true. A row is picked only where the whole is true, so `latency > 10us` and
 //! `!(latency > 10us)` both leave out a row without a latency, and so does `latency != 10us`.
 
+// No input makes the host panic. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable, clippy::todo)
+)]
+
 mod error;
 mod expr;
 mod fields;

@@ -117,8 +117,36 @@ struct LastWords(core::cell::UnsafeCell<[u8; 200]>);
 // SAFETY: written by cores that stop afterwards; a mixture of two texts is the worst that can happen.
 unsafe impl Sync for LastWords {}
 
+/// What the interrupted code was: its program counter, PSTATE and stack pointer.
+#[derive(Clone, Copy, Default)]
+struct Interrupted {
+    elr: u64,
+    spsr: u64,
+    sp: u64,
+}
+
 /// Leaves `message` in the fault entry (if there is one yet) and on the console, and takes the run down.
 pub fn refuse(kind: u32, message: core::fmt::Arguments<'_>) -> ! {
+    leave(kind, Interrupted::default(), message)
+}
+
+/// An interrupt that nobody handles ends the run as an FIQ does: who sent it is unknown, and so is what it does to latencies. One
+/// that is level-triggered would come again for ever. In its handler, whose registers are gone but for these.
+pub fn unhandled(intid: u64) -> ! {
+    let class = match intid {
+        0..16 => "SGI",
+        16..32 => "PPI",
+        32..1020 => "SPI",
+        1056..1120 => "extended PPI",
+        4096..5120 => "extended SPI",
+        _ => "reserved",
+    };
+    let interrupted =
+        Interrupted { elr: read_register!("elr_el1"), spsr: read_register!("spsr_el1"), sp: read_register!("sp_el0") };
+    leave(fault_kind::UNHANDLED, interrupted, format_args!("INTID {intid} ({class})"))
+}
+
+fn leave(kind: u32, interrupted: Interrupted, message: core::fmt::Arguments<'_>) -> ! {
     line!("ipiscope FAULT core={} kind={kind} {message}", core_id());
     let mut text = Text { bytes: [0; 200], length: 0 };
     let _ = text.write_fmt(message);
@@ -131,7 +159,9 @@ pub fn refuse(kind: u32, message: core::fmt::Arguments<'_>) -> ! {
             (*entry).message = text.bytes;
             (*entry).message_len = text.length as u32;
             (*entry).t = arch::counter();
-            (*entry).elr = 0;
+            (*entry).elr = interrupted.elr;
+            (*entry).spsr = interrupted.spsr;
+            (*entry).sp = interrupted.sp;
             arch::publish_stores();
             core::ptr::addr_of_mut!((*entry).kind).write_volatile(kind);
         }

@@ -67,7 +67,7 @@ impl Windows {
         self.items[..self.count]
             .iter()
             .find(|(child, _, length)| address >= *child && address - child < *length)
-            .map(|(child, parent, _)| address - child + parent)
+            .and_then(|(child, parent, _)| (address - child).checked_add(*parent))
     }
 }
 
@@ -182,10 +182,10 @@ fn reserved_memory(node: &FdtNode<'_>, machine: &mut Machine) -> Result<(), Tree
 }
 
 /// The text of `/chosen/bootargs`.
-pub fn boot_arguments(tree: Fdt<'static>) -> Option<&'static str> {
+pub fn boot_arguments<'a>(tree: Fdt<'a>) -> Option<&'a str> {
     let root = tree.root();
     let chosen = root.children().find(|node| node.name() == "chosen")?;
-    chosen.properties().find(|property| property.name() == "bootargs")?.value_as::<&'static str>().ok()
+    chosen.properties().find(|property| property.name() == "bootargs")?.value_as::<&'a str>().ok()
 }
 
 fn cores(root: &FdtNode<'_>, machine: &mut Machine) -> Result<(), TreeError> {
@@ -300,8 +300,10 @@ fn timer(root: &FdtNode<'_>, machine: &mut Machine, interrupt_cells: u32) {
     let Some(property) = node.and_then(|node| node.property("interrupts")) else { return };
     let at = 2 * interrupt_cells as usize * 4;
     // Type 1 is a PPI, numbered from 16.
-    if let Some([0, 0, 0, 1, a, b, c, d]) = property.value().get(at..at + 8) {
-        machine.virtual_timer = 16 + u32::from_be_bytes([*a, *b, *c, *d]);
+    if let Some([0, 0, 0, 1, a, b, c, d]) = property.value().get(at..at + 8)
+        && let Some(intid) = u32::from_be_bytes([*a, *b, *c, *d]).checked_add(16)
+    {
+        machine.virtual_timer = intid;
     }
 }
 
@@ -327,7 +329,7 @@ fn console(root: &FdtNode<'_>) -> Option<Uart> {
         }
     }
     let (kind, offset) = uart(&node)?;
-    Some(Uart { kind, base: reg(node, &path, 0)?.start + offset })
+    Some(Uart { kind, base: reg(node, &path, 0)?.start.checked_add(offset)? })
 }
 
 /// What a UART's node says it is, and where in its `reg` the registers begin.
@@ -494,6 +496,51 @@ mod tests {
     #[test]
     fn without_stdout_path_there_is_no_console() {
         assert_eq!(read_machine(&tree(none, none)).console, None);
+    }
+
+    /// Sums that wrapped: a register that would lie beyond the address space is left out.
+    #[test]
+    fn an_address_beyond_the_address_space_is_none() {
+        let far = |parent: u64, offset: u32| {
+            let bytes = tree(
+                |tree| {
+                    let chosen = tree.begin_node("chosen")?;
+                    tree.property_string("stdout-path", "/far@0/serial@9000")?;
+                    tree.end_node(chosen)?;
+                    let bus = tree.begin_node("far@0")?;
+                    tree.property_u32("#address-cells", 1)?;
+                    tree.property_u32("#size-cells", 1)?;
+                    tree.property_array_u32("ranges", &[0, (parent >> 32) as u32, parent as u32, 0x10_0000])?;
+                    let node = tree.begin_node("serial@9000")?;
+                    tree.property_string("compatible", "ns16550a")?;
+                    tree.property_array_u32("reg", &[0x9000, 0x1000])?;
+                    tree.property_u32("reg-offset", offset)?;
+                    tree.end_node(node)?;
+                    tree.end_node(bus)
+                },
+                none,
+            );
+            read_machine(&bytes).console.map(|uart| uart.base)
+        };
+        assert_eq!(far(0x7000_0000, 0x10), Some(0x7000_9010));
+        assert_eq!(far(u64::MAX - 0xFFFF, 0), Some(u64::MAX - 0xFFFF + 0x9000));
+        assert_eq!(far(u64::MAX - 0xFFF, 0), None);
+        assert_eq!(far(u64::MAX - 0xFFFF, u32::MAX), None);
+    }
+
+    #[test]
+    fn a_timer_whose_interrupt_has_no_intid_leaves_the_usual_one() {
+        let timer = |interrupt: u32| {
+            let node = |tree: &mut FdtWriter| {
+                let node = tree.begin_node("timer")?;
+                tree.property_string("compatible", "arm,armv8-timer")?;
+                tree.property_array_u32("interrupts", &[1, 13, 4, 1, 14, 4, 1, interrupt, 4])?;
+                tree.end_node(node)
+            };
+            read_machine(&tree(node, none)).virtual_timer
+        };
+        assert_eq!(timer(12), 28);
+        assert_eq!(timer(u32::MAX), 27);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #![expect(unsafe_code)]
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arch::{self, read_register, write_register};
 use crate::machine::{Machine, Range, Ranges};
@@ -109,7 +110,33 @@ pub fn set_up_distributor(machine: &Machine, from_el3: bool) -> Result<Identity,
     if !settled || control & ARE_NS == 0 {
         return Err(GicError::Distributor(control));
     }
+    DISTRIBUTOR.store(base, Ordering::Relaxed);
     Ok(identity)
+}
+
+/// The distributor's frame, once it is set up; 0 before.
+static DISTRIBUTOR: AtomicU64 = AtomicU64::new(0);
+
+/// Routes the last SPI there is to a core, enables it and makes it pending (the `stray` twin).
+pub fn raise_last_spi(affinity: u64) {
+    const LAST: u32 = 1019; // above come special INTIDs (IHI 0069, 2.2)
+    let base = DISTRIBUTOR.load(Ordering::Relaxed);
+    let lines = read(base + 0x4) & 0x1F; // GICD_TYPER.ITLinesNumber: 32 x (N + 1) INTIDs, SGIs and PPIs among them
+    if base == 0 || lines == 0 {
+        return;
+    }
+    let intid = (32 * (lines + 1) - 1).min(LAST);
+    let (word, bit) = (u64::from(intid / 32) * 4, 1 << (intid % 32));
+    let priority = base + 0x400 + u64::from(intid & !3); // GICD_IPRIORITYR
+    let shift = (intid & 3) * 8;
+    let router = base + 0x6000 + u64::from(intid) * 8; // GICD_IROUTER: Aff3 in bits 39..32, Aff2 to Aff0 in 23..0, as in MPIDR
+    write(base + 0x80 + word, read(base + 0x80 + word) | bit); // GICD_IGROUPR: group 1
+    write(priority, read(priority) & !(0xFF << shift) | (PRIORITY & 0xFF) << shift);
+    write(router, affinity as u32 & 0xFF_FFFF);
+    write(router + 4, (affinity >> 32) as u32 & 0xFF);
+    write(base + 0x100 + word, bit); // GICD_ISENABLER
+    wait_until(|| read(base) & 1 << 31 == 0); // GICD_CTLR.RWP
+    write(base + 0x200 + word, bit); // GICD_ISPENDR
 }
 
 /// GICD_TYPER.

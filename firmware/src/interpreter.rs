@@ -15,7 +15,7 @@ use crate::console::line;
 use crate::ipi::{self, OFF, Waiting};
 use crate::percore::{Core, Shared};
 use crate::wait::{self, Stop};
-use crate::{arch, calls, clock, kinds, sweep, twins, watchdog};
+use crate::{arch, calls, clock, gic, kinds, sweep, twins, watchdog};
 
 /// Loops nest this deep.
 const LOOP_DEPTH: usize = 4;
@@ -116,6 +116,7 @@ pub fn run(core: &'static Core) -> Result<(), Stop> {
                     match twin.kind {
                         twin_kind::CRASH => arch::undefined_instruction(),
                         twin_kind::OVERFLOW => overflow(0),
+                        twin_kind::STRAY => gic::raise_last_spi(core.affinity),
                         _ => {}
                     }
                 }

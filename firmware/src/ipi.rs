@@ -11,14 +11,14 @@ use trace_ring::calls::doing;
 use trace_ring::histogram;
 use trace_ring::layout::{Context, HISTOGRAM_BYTES, PairSlot};
 use trace_ring::mailbox;
-use trace_ring::plan::{LAST_MEASURED_SGI, SETTLING_TURNS, WAKE_SGI};
+use trace_ring::plan::{KIND_SGIS, LAST_MEASURED_SGI, SETTLING_TURNS, WAKE_SGI};
 use trace_ring::record::{
     Event, FLAG_DELIVERED, FLAG_UNTIMED, Kind, PEER_ALL, PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING, Retired,
     SLOT_SHIFT,
 };
 
 use crate::percore::{BARE, BROADCAST, CARE, Core, Mail, Pending, Shared, place};
-use crate::{arch, calls, gic, sgi, twins, watch};
+use crate::{arch, calls, exception, gic, sgi, twins, watch};
 
 /// How a routine records: nothing.
 pub const OFF: u8 = 0;
@@ -313,7 +313,7 @@ fn empty_acknowledge<const MODE: u8>(entry: u64, core: &'static Core, intid: u64
     emit::<MODE>(core, Context::Irq, event);
 }
 
-/// Wake-ups, the timer, and what nobody asked for.
+/// Wake-ups, the timer, and what nobody handles.
 #[cold]
 #[inline(never)]
 pub fn other_interrupt<const MODE: u8>(entry: u64, core: &'static Core, intid: u64) {
@@ -336,6 +336,13 @@ pub fn other_interrupt<const MODE: u8>(entry: u64, core: &'static Core, intid: u
         // An SGI that the plan does not use: nobody of ours sent it.
         empty_acknowledge::<MODE>(twins::stamp(core, entry), core, intid);
         return sgi::end_of_interrupt(intid);
+    }
+    // LPIs are of devices that an earlier owner of the machine set up, and often can't be turned off: they are counted.
+    const FIRST_LPI: u64 = 8192;
+    if (u64::from(KIND_SGIS)..FIRST_LPI).contains(&intid) && intid != u64::from(core.timer) {
+        // Ended first: while it is active, nothing of its priority wakes this core.
+        sgi::end_of_interrupt(intid);
+        exception::unhandled(intid);
     }
     // SAFETY: this core's own entry.
     unsafe { (*core.entry).other_interrupts += 1 };

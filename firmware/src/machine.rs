@@ -33,8 +33,10 @@ impl<const N: usize> Ranges<N> {
         Ranges { items: [Range { start: 0, length: 0 }; N], count: 0 }
     }
 
-    /// Adds one, unless one that is there already contains it; `false` when there is no room.
+    /// Adds one, unless one that is there already contains it; `false` when there is no room. What runs over the end of the
+    /// address space is cut there: in all that are kept, start and length can be added.
     pub fn push(&mut self, start: u64, length: u64) -> bool {
+        let length = length.min(u64::MAX - start);
         let known = |range: &Range| {
             start >= range.start && start.saturating_add(length) <= range.start.saturating_add(range.length)
         };
@@ -56,6 +58,30 @@ impl<const N: usize> Ranges<N> {
     pub fn len(&self) -> usize {
         self.count
     }
+}
+
+/// Finds `length` bytes on a boundary of `align` in `memory` that touch nothing in `taken`, above `floor` if possible.
+pub fn find_free<const N: usize>(
+    memory: &Ranges,
+    taken: &Ranges<N>,
+    length: u64,
+    align: u64,
+    floor: u64,
+) -> Option<u64> {
+    [floor, 0].into_iter().find_map(|floor| {
+        memory.iter().find_map(|range| {
+            let mut start = range.start.max(floor).checked_next_multiple_of(align)?;
+            // Every step moves past one taken range, so this ends.
+            while start.checked_add(length)? <= range.start + range.length {
+                let wanted = Range { start, length };
+                match taken.iter().find(|other| other.overlaps(wanted)) {
+                    None => return Some(start),
+                    Some(other) => start = (other.start + other.length).checked_next_multiple_of(align)?,
+                }
+            }
+            None
+        })
+    })
 }
 
 /// How to reach the power-state firmware.
@@ -206,5 +232,38 @@ impl Machine {
             watchdogs: [None; MAX_WATCHDOGS],
             platform: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(all: &[(u64, u64)]) -> Ranges {
+        let mut ranges = Ranges::new();
+        assert!(all.iter().all(|(start, length)| ranges.push(*start, *length)));
+        ranges
+    }
+
+    #[test]
+    fn free_memory_is_on_its_boundary_clear_of_what_is_taken_and_above_the_floor_if_possible() {
+        let memory = ranges(&[(0x4000_1000, 0x10_0000)]);
+        let taken = ranges(&[(0x4000_2000, 0x1000), (0x4000_4800, 0x100)]);
+        assert_eq!(find_free(&memory, &taken, 0x1000, 0x1000, 0), Some(0x4000_1000));
+        assert_eq!(find_free(&memory, &taken, 0x1900, 0x1000, 0), Some(0x4000_5000));
+        assert_eq!(find_free(&memory, &taken, 0x1000, 0x1000, 0x4008_0001), Some(0x4008_1000));
+        assert_eq!(find_free(&memory, &taken, 0x8_0000, 0x1000, 0x400F_0000), Some(0x4000_5000));
+        assert_eq!(find_free(&memory, &taken, 0x20_0000, 0x1000, 0), None);
+    }
+
+    /// Found by reading for the fuzzer: the sums wrapped, and the search began again below the range.
+    #[test]
+    fn ranges_up_to_the_end_of_the_address_space_are_searched_once() {
+        let memory = ranges(&[(0x4000_0000, u64::MAX)]);
+        assert_eq!(memory.iter().next(), Some(Range { start: 0x4000_0000, length: u64::MAX - 0x4000_0000 }));
+        let taken = ranges(&[(0x4000_0000, u64::MAX)]);
+        assert_eq!(find_free(&memory, &taken, 0x1000, 0x20_0000, 0), None);
+        let nowhere = ranges(&[(u64::MAX - 0x1000, 0x2000)]);
+        assert_eq!(find_free(&nowhere, &ranges(&[]), 0x1000, 0x20_0000, 0), None);
     }
 }

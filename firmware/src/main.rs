@@ -7,8 +7,8 @@
 //! |---|---|
 //! | `boot.s`, `vectors.s` | entry and exception vectors |
 //! | `arch` | what only assembly can say |
-//! | `machine`, `fdt` | what the machine is, and the tree that says so |
-//! | `memory` | free memory, page tables |
+//! | `machine`, `fdt` | what the machine is, which of its memory is free, and the tree that says so |
+//! | `memory` | page tables, work memory |
 //! | `gic`, `psci`, `console` | set-up of what the tree named |
 //! | `region` | the memory that the host reads |
 //! | `percore` | what each core owns and all share |

@@ -1,4 +1,4 @@
-//! Memory: which of it is free, and the page tables that map only what is used.
+//! Memory: the page tables that map only what is used, and work memory.
 //!
 //! 4 KiB pages, 48-bit addresses. The image lies in the top 2 GiB (TTBR1), W^X, with guard pages under its stacks. All else
 //! (tree, plan, work memory, region, device frames) is mapped where it physically is (TTBR0). Descriptor fields: DDI 0487,
@@ -9,7 +9,6 @@
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::arch::{self, read_register};
-use crate::machine::{Range, Ranges};
 
 const PAGE: u64 = 4096;
 const BLOCK: u64 = 2 << 20;
@@ -142,7 +141,8 @@ impl Tables {
     /// Maps `length` bytes at `physical` to the same address.
     pub fn map_identity(&mut self, physical: u64, length: u64, attribute: Attribute) -> Option<()> {
         let start = physical & !(PAGE - 1);
-        self.map(start, start, (physical + length).next_multiple_of(PAGE) - start, attribute)
+        let end = physical.checked_add(length)?.checked_next_multiple_of(PAGE)?;
+        self.map(start, start, end - start, attribute)
     }
 
     /// Maps the two stacks of core `index` onto the memory at `physical`; returns the tops (exception, thread).
@@ -233,30 +233,6 @@ fn next_table(table: *mut Table, index: u64, load: u64) -> Option<*mut Table> {
 /// The registers with which a secondary turns its MMU on: TCR_EL1 and MAIR_EL1 of this core.
 pub fn translation_registers() -> (u64, u64) {
     (read_register!("tcr_el1"), read_register!("mair_el1"))
-}
-
-/// Finds `length` bytes on a boundary of `align` in `memory` that touch nothing in `taken`, above `floor` if possible.
-pub fn find_free<const N: usize>(
-    memory: &Ranges,
-    taken: &Ranges<N>,
-    length: u64,
-    align: u64,
-    floor: u64,
-) -> Option<u64> {
-    [floor, 0].into_iter().find_map(|floor| {
-        memory.iter().find_map(|range| {
-            let mut start = range.start.max(floor).next_multiple_of(align);
-            // Every step moves past one taken range, so this ends.
-            while start.checked_add(length)? <= range.start + range.length {
-                let wanted = Range { start, length };
-                match taken.iter().find(|other| other.overlaps(wanted)) {
-                    None => return Some(start),
-                    Some(other) => start = (other.start + other.length).next_multiple_of(align),
-                }
-            }
-            None
-        })
-    })
 }
 
 /// Hands out work memory: zeroed, aligned, never given back.

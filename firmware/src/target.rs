@@ -18,7 +18,7 @@ use trace_ring::record::{PEER_ALL, ReceiverState};
 use crate::console::{self, line};
 use crate::exception::refuse;
 use crate::gic::Redistributor;
-use crate::machine::{Conduit, Machine};
+use crate::machine::{Conduit, Machine, find_free};
 use crate::memory::{self, Arena, Attribute, Tables};
 use crate::options::Options;
 use crate::percore::{Calls, Core, Hot, Inbox, Layout, Mail, NOBODY, Pending, RowHead, Shared};
@@ -261,8 +261,7 @@ extern "C" fn boot_main(tree: u64, load: u64, entry_el: u64) -> ! {
     };
     let region_length = Region::length(&plan);
     let floor = load + image_length;
-    let find =
-        |work: u64| memory::find_free(&machine.memory, &machine.reserved, work + region_length, REGION_ALIGN, floor);
+    let find = |work: u64| find_free(&machine.memory, &machine.reserved, work + region_length, REGION_ALIGN, floor);
     // A posture presses what there is; operation PRESSURE says what it wants.
     while pressure_bytes / 2 >= pressed.max(4096) && find(work_bytes(pressure_bytes)).is_none() {
         pressure_bytes /= 2;

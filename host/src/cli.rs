@@ -265,6 +265,9 @@ pub struct ProbeArguments {
     /// Name the capture [default: a dated name in ./runs].
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Watch the run on the whole terminal: matrix, rates, the worst IPIs; ? there tells the keys.
+    #[arg(long)]
+    pub live: bool,
     /// Say on standard error how long each step took.
     #[arg(long)]
     pub timings: bool,
@@ -289,6 +292,7 @@ impl ProbeArguments {
             deadline: self.deadline,
             stop_on: self.stop_on.clone(),
             most_bytes: self.max_capture,
+            live: self.live,
             plan: self.plan.request(),
             firmware: self.firmware.clone(),
             out: self.out.clone(),
@@ -715,8 +719,8 @@ pub struct PlanArguments {
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub keep: Keep,
     /// Put a fault in, like drop:0:1:0.01 or late:2:5000. Can be given again. Kinds: drop, late, slow-sender, slow-pair, slow-wake,
-    /// misroute, duplicate, spurious, stall, steal, skew, jump, step-back, mask, dead, crash, overflow; in plans that call functions
-    /// slow-callback, stuck, csd-lock. A kind alone shows how it is written.
+    /// misroute, duplicate, spurious, stall, steal, skew, jump, step-back, mask, dead, crash, overflow, stray; in plans that call
+    /// functions slow-callback, stuck, csd-lock. A kind alone shows how it is written.
     #[arg(long, value_name = "FAULT")]
     pub inject: Vec<Fault>,
     /// Begin everything random (dither, faults, calls) elsewhere: the same seed gives the same draws.
@@ -803,6 +807,9 @@ pub struct QemuArguments {
     /// Name the capture [default: a dated name in ./runs].
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Watch the run on the whole terminal: matrix, rates, the worst IPIs; ? there tells the keys.
+    #[arg(long)]
+    pub live: bool,
     /// Say on standard error how long each step took.
     #[arg(long)]
     pub timings: bool,
@@ -836,6 +843,7 @@ impl QemuArguments {
             stop_on: self.stop_on.clone(),
             most_bytes: self.max_capture,
             on_hang: self.on_hang,
+            live: self.live,
             quiet: false,
         }
     }

@@ -46,8 +46,8 @@ use crate::stats::{Figures, Samples, Summary};
 /// The most messages and answers that wait for each other. What is beyond counts as unknown where records decide.
 const MOST_WAITING: usize = 8 << 20;
 
-/// Latencies kept as they are, in all slots together.
-const MOST_VALUES: usize = 16 << 20;
+/// Different latencies kept as they are, in all slots together.
+const MOST_VALUES: usize = 8 << 20;
 
 /// The most pieces of evidence of one kind that are kept.
 const MOST_EVIDENCE: usize = 65_536;
@@ -58,6 +58,9 @@ const MOST_BROADCASTS: usize = 1 << 20;
 /// So many answers in a row that come before their messages prove that counters disagree. One proves nothing: its vector may have
 /// been entered for a heartbeat, say, and the SGI have come just before the acknowledge, which then gave the SGI.
 const BACKWARDS: u32 = 3;
+
+/// T where nobody says how fast the counter is, ticks: so long that nothing is said to have come after it.
+const NO_CLOCK: u64 = 1 << 62;
 
 /// How soon after an interrupt its duplicate comes, ns: what an emulator needs for one. Silicon delivers it in less.
 const AGAIN_NS: u64 = 20_000;
@@ -400,6 +403,7 @@ fn joined(capture: &Capture, hear: Option<&mut Hear<'_>>) -> Result<Ipis, Captur
     let view = view(capture, &mut notes);
     let mut joiner = Joiner::new(capture, view.as_ref(), hear)?;
     let damage = capture.lanes(|batch| joiner.batch(batch))?;
+    joiner.missing_tails(capture, view.as_ref());
     joiner.flush();
     Ok(joiner.finish(capture, view, damage, notes))
 }
@@ -515,6 +519,8 @@ struct Flow {
     settled: Option<u32>,
     /// Numbers before it that were not, first and last of each run.
     holes: Vec<(u32, u32)>,
+    /// When the newest of the messages that were answered or given up was sent, or later, ticks.
+    until: u64,
     /// It stands in its sender's list of flows that wait.
     listed: bool,
     /// Slots of this flow, for answers whose message is not in the records.
@@ -590,7 +596,11 @@ impl Flow {
     }
 
     /// The message that an answer names. `all`: no other is still to come, so that a retirement may take one of a send to many.
+    #[inline]
     fn own(&self, answer: &Answer, all: bool) -> Option<Own> {
+        if self.sent.is_empty() && self.spans.is_empty() {
+            return None;
+        }
         if let Some(at) = self.upto(answer.msg).checked_sub(1)
             && self.sent.get(at).is_some_and(|sent| sent.msg == answer.msg)
         {
@@ -603,8 +613,13 @@ impl Flow {
         let at = match (answer.retirement, answer.timed()) {
             (true, _) if all => upto(answer.t).checked_sub(1)?,
             (true, _) => return None,
-            // Answered before its time stood in memory: the next one that was sent.
-            (false, false) => self.spans.iter().position(|span| span.end >= answer.t)?,
+            // Answered before its time stood in memory: the next one that was sent, or the last of those that it answered.
+            (false, false) => {
+                let next = self.spans.iter().position(|span| span.end >= answer.t)?;
+                let covered = |sent: &&Sent| answer.msg.wrapping_sub(sent.msg) <= answer.extra.into();
+                let numbered = self.sent.iter().filter(covered).count();
+                next.max(usize::from(answer.extra).saturating_sub(numbered)).min(self.spans.len() - 1)
+            }
             (false, true) => {
                 let upto = upto(answer.arg);
                 let holds = |at: &usize| self.spans.get(*at).is_some_and(|span| span.holds(answer.arg));
@@ -624,15 +639,29 @@ struct Broadcast {
     slot: u32,
 }
 
+/// An acknowledge that found no message. In the order of their entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Empty {
+    /// Vector entry, ticks.
+    t: u64,
+    /// How long before it the last answer was.
+    since: Option<u64>,
+    /// When its handler had surely ended: an answer to the same INTID was entered.
+    ended: u64,
+}
+
 /// What a receiver has to explain, for one INTID.
 #[derive(Debug, Default)]
 struct Receiver {
     /// The newest acknowledge that answered something.
     answered: Option<u64>,
-    /// Empty acknowledges, and how long before each the last answer was.
-    empty: Vec<(u64, Option<u64>)>,
+    /// Empty acknowledges.
+    empty: Vec<Empty>,
     /// Spans of time in each of which one empty acknowledge is legal.
     credits: Vec<(u64, u64)>,
+    /// Messages given up as unknown: by the records, and by the target's counters where they are whole.
+    given_up: u64,
+    given_up_in_all: Option<u64>,
     /// How many of both make it worth explaining what can be: more where the last time little could.
     most: usize,
 }
@@ -746,8 +775,9 @@ impl<'a, 'b> Joiner<'a, 'b> {
         let asked = usize::from(info.cores).max(usize::from(info.plan.cores));
         let known = view.map_or(0, |view| view.directory.core_count as usize);
         let cores = asked.max(known).clamp(1, MAX_CORES);
-        let hz = view.map_or(0, |view| view.directory.counter_hz).max(1);
-        let ticks = |ns: u64| u64::try_from(u128::from(ns) * u128::from(hz) / 1_000_000_000).unwrap_or(u64::MAX);
+        let hz = view.map(|view| view.directory.counter_hz).filter(|hz| *hz > 0);
+        let ticks =
+            |ns: u64| u64::try_from(u128::from(ns) * u128::from(hz.unwrap_or(1)) / 1_000_000_000).unwrap_or(u64::MAX);
         let limit = (MOST_VALUES / slots.len().max(1)).clamp(1024, 1 << 20);
         let mut flow_slots: HashMap<usize, Vec<u32>> = HashMap::new();
         for (slot, index) in slots.iter().zip(0..) {
@@ -761,6 +791,16 @@ impl<'a, 'b> Joiner<'a, 'b> {
         let interrupts = Interrupts::new(cores, slots.iter().filter_map(|slot| slot.kind).chain(called));
         let calls = (calling && keeps_all).then(|| CallJoiner::new(cores, slack(view)));
         let watch = Watch::gather(capture, view, watching, cores)?;
+        let mut receivers: Vec<Receiver> = std::iter::repeat_with(Receiver::default).take(cores * INTIDS).collect();
+        if let Some(known) = slots_for_losses(capture, view) {
+            receivers.iter_mut().for_each(|receiver| receiver.given_up_in_all = Some(0));
+            for slot in known.iter().filter(|slot| usize::from(slot.intid) < INTIDS) {
+                let receiver = receivers.get_mut(usize::from(slot.to) * INTIDS + usize::from(slot.intid));
+                if let Some(all) = receiver.and_then(|receiver| receiver.given_up_in_all.as_mut()) {
+                    *all = all.saturating_add(slot.unknown);
+                }
+            }
+        }
         Ok(Joiner {
             hear,
             heard: Heard::default(),
@@ -775,7 +815,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
             written: written(capture, cores),
             calling,
             masks: std::iter::repeat_with(Default::default).take(cores).collect(),
-            receivers: std::iter::repeat_with(Receiver::default).take(cores * INTIDS).collect(),
+            receivers,
             tallies: slots
                 .iter()
                 .map(|_| Tally {
@@ -812,7 +852,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
             homeless: 0,
             overflowed: 0,
             keeps_all,
-            timeout: ticks(info.plan.timeout_ns).max(1),
+            timeout: if hz.is_some() { ticks(info.plan.timeout_ns).max(1) } else { NO_CLOCK },
             again: ticks(info.plan.probe_ns.min(if info.deterministic { COUNTED_AGAIN_NS } else { AGAIN_NS })).max(1),
         })
     }
@@ -884,6 +924,10 @@ impl<'a, 'b> Joiner<'a, 'b> {
             lane.records += whole;
             lane.torn += count - skip - whole;
         }
+        if self.calling && self.is_whole(place) {
+            // Nothing follows it: its call site is not in the capture.
+            self.send_many(core, context, NO_SLOT);
+        }
         // Answers whose message would have come by now.
         if let Some(waiting) = self.waiting.get_mut(usize::from(core)).map(std::mem::take) {
             for flow in waiting {
@@ -941,6 +985,9 @@ impl<'a, 'b> Joiner<'a, 'b> {
                 let Some(flow) = self.flow(event.peer, core, event.intid) else { return };
                 if let Some(receiver) = self.receiver(core, event.intid) {
                     receiver.answered = Some(event.t);
+                    if let Some(last) = receiver.empty.last_mut().filter(|last| last.ended == u64::MAX) {
+                        last.ended = event.t;
+                    }
                 }
                 let Event { t, arg, msg, extra, flags, .. } = *event;
                 self.answered(flow, Answer { t, arg, free, msg, extra, flags, retirement: false });
@@ -957,7 +1004,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
                     return;
                 };
                 let since = receiver.answered.and_then(|answered| event.t.checked_sub(answered));
-                receiver.empty.push((event.t, since));
+                receiver.empty.push(Empty { t: event.t, since, ended: u64::MAX });
                 if receiver.is_full() {
                     self.explain_early(core, event.intid, event.t);
                 }
@@ -1047,6 +1094,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
         self.receivers.get_mut(usize::from(core) * INTIDS + usize::from(intid)).filter(|_| inside)
     }
 
+    #[inline]
     fn flow(&mut self, from: u16, to: u16, intid: u8) -> Option<usize> {
         let inside = usize::from(from) < self.cores && usize::from(to) < self.cores && usize::from(intid) < INTIDS;
         if !inside {
@@ -1054,30 +1102,58 @@ impl<'a, 'b> Joiner<'a, 'b> {
             return None;
         }
         let key = flow_key(self.cores, from, to, intid);
-        let next = self.flows.len() as u32;
-        let index = self.index.get_mut(key)?;
-        if *index == u32::MAX {
-            *index = next;
-            let slots = self.flow_slots.get(&key).cloned().unwrap_or_default();
-            self.flows.push(Flow {
-                from,
-                to,
-                intid,
-                sent: VecDeque::new(),
-                spans: VecDeque::new(),
-                answers: VecDeque::new(),
-                retirements: VecDeque::new(),
-                settled: None,
-                holes: Vec::new(),
-                listed: false,
-                slots,
-            });
+        match self.index.get(key) {
+            Some(&u32::MAX) => self.new_flow(key, from, to, intid),
+            index => index.map(|index| *index as usize),
         }
-        Some(*index as usize)
+    }
+
+    #[cold]
+    fn new_flow(&mut self, key: usize, from: u16, to: u16, intid: u8) -> Option<usize> {
+        let next = self.flows.len();
+        *self.index.get_mut(key)? = u32::try_from(next).ok()?;
+        let slots = self.flow_slots.get(&key).cloned().unwrap_or_default();
+        self.flows.push(Flow {
+            from,
+            to,
+            intid,
+            sent: VecDeque::new(),
+            spans: VecDeque::new(),
+            answers: VecDeque::new(),
+            retirements: VecDeque::new(),
+            settled: None,
+            holes: Vec::new(),
+            until: 0,
+            listed: false,
+            slots,
+        });
+        Some(next)
     }
 
     /// A message to one core.
+    #[inline(always)]
     fn sent(&mut self, flow: usize, sent: Sent) {
+        let simple = self.is_simple();
+        let Some(known) = self.flows.get_mut(flow) else { return };
+        let first = known.settled.is_none_or(|settled| after(sent.msg, settled)) && known.sent.is_empty();
+        if simple && first && known.retirements.is_empty() {
+            let Some(answer) = known.answers.front().copied() else {
+                // None waits: the answer is still to come.
+                known.sent.push_back(sent);
+                self.held += 1;
+                return self.bound(flow);
+            };
+            if let Some(slot) = settles_alone(&self.slots, known, &sent, &answer) {
+                known.answers.pop_front();
+                self.held = self.held.saturating_sub(1);
+                return self.settle_alone(flow, &sent, &answer, slot);
+            }
+        }
+        self.sent_among_others(flow, sent);
+    }
+
+    /// The same, whatever else waits.
+    fn sent_among_others(&mut self, flow: usize, sent: Sent) {
         let Some(known) = self.flows.get_mut(flow) else { return };
         if known.is_settled(sent.msg) {
             return; // counted with the newer message that was answered
@@ -1091,7 +1167,12 @@ impl<'a, 'b> Joiner<'a, 'b> {
         }
         self.held += 1;
         if known.waits() {
-            let at = known.answers.partition_point(|answer| after(sent.msg, answer.msg));
+            let at = match known.answers.front() {
+                Some(first) if after(sent.msg, first.msg) => {
+                    known.answers.partition_point(|answer| after(sent.msg, answer.msg))
+                }
+                _ => 0,
+            };
             self.settle_ready(flow, at);
         }
         self.bound(flow);
@@ -1123,7 +1204,22 @@ impl<'a, 'b> Joiner<'a, 'b> {
     }
 
     /// An answer, or a retirement.
+    #[inline(always)]
     fn answered(&mut self, flow: usize, answer: Answer) {
+        let simple = self.is_simple();
+        let Some(known) = self.flows.get_mut(flow) else { return };
+        if let Some(sent) = known.sent.front().copied().filter(|_| simple)
+            && let Some(slot) = settles_alone(&self.slots, known, &sent, &answer)
+        {
+            known.sent.pop_front();
+            self.held = self.held.saturating_sub(1);
+            return self.settle_alone(flow, &sent, &answer, slot);
+        }
+        self.answered_among_others(flow, answer);
+    }
+
+    /// The same, whatever else waits.
+    fn answered_among_others(&mut self, flow: usize, answer: Answer) {
         let Some(known) = self.flows.get(flow) else { return };
         let plain = answer.extra == 0 && !answer.retirement;
         if plain && known.sent.front().is_some_and(|sent| sent.msg == answer.msg) {
@@ -1136,8 +1232,13 @@ impl<'a, 'b> Joiner<'a, 'b> {
         if answer.retirement {
             known.retirements.push_back(answer);
         } else {
-            let at = known.answers.partition_point(|other| !after(other.msg, answer.msg));
-            known.answers.insert(at, answer);
+            match known.answers.back() {
+                Some(last) if after(last.msg, answer.msg) => {
+                    let at = known.answers.partition_point(|other| !after(other.msg, answer.msg));
+                    known.answers.insert(at, answer);
+                }
+                _ => known.answers.push_back(answer),
+            }
         }
         self.held += 1;
         self.list(flow);
@@ -1169,9 +1270,14 @@ impl<'a, 'b> Joiner<'a, 'b> {
             _ if self.calling && !alone => false,
             Some(Own::Span(_)) => answer.timed(),
             Some(Own::Sent(_)) => true,
-            None => alone && answer.timed() && self.broadcast(known.from, known.intid, answer).is_some(),
+            None => alone && answer.timed() && self.broadcast(known, answer).is_some(),
         };
         found || self.has_passed(known.from, answer)
+    }
+
+    /// Whether all records came that the capture has of a lane.
+    fn is_whole(&self, lane: usize) -> bool {
+        self.lanes.get(lane).zip(self.written.get(lane)).is_some_and(|(lane, all)| lane.next >= *all)
     }
 
     /// Whether the sender's records have come to where the message must have been.
@@ -1180,12 +1286,12 @@ impl<'a, 'b> Joiner<'a, 'b> {
             // It was sent before it was given up, and a lane's order is that of time.
             (true, _) => answer.t.saturating_sub(1),
             (false, true) => answer.arg,
-            (false, false) => answer.t.saturating_add(self.timeout),
+            // It was sent after the entry, and before an acknowledge that a core kept away may have made at any time.
+            (false, false) => u64::MAX,
         };
         let passed = |context: Context| {
             let lane = usize::from(from) * LANES_PER_CORE + context as usize;
-            let whole = self.lanes.get(lane).zip(self.written.get(lane)).is_some_and(|(lane, all)| lane.next >= *all);
-            whole || self.seen.get(lane).is_none_or(|seen| *seen > time)
+            self.is_whole(lane) || self.seen.get(lane).is_none_or(|seen| *seen > time)
         };
         passed(Context::Thread) && (!self.calling || passed(Context::Irq))
     }
@@ -1227,20 +1333,24 @@ impl<'a, 'b> Joiner<'a, 'b> {
 
     /// Settles what waits for messages that would have come by now.
     fn expire(&mut self, flow: usize) {
+        // What was given up first: an answer without a time takes what is left.
+        self.settle_retirements(flow, false);
         loop {
             let answer = self.flows.get(flow).and_then(|known| known.answers.front()).copied();
             let Some(answer) = answer.filter(|answer| self.is_ready(flow, answer)) else { break };
             self.take_answer(flow, 0);
             self.settle(flow, answer, false);
         }
-        self.settle_retirements(flow, false);
         if self.flows.get(flow).is_some_and(Flow::waits) {
             self.list(flow);
         }
     }
 
-    fn broadcast(&self, from: u16, intid: u8, answer: &Answer) -> Option<Broadcast> {
-        let list = self.broadcasts.get(&(from, intid))?;
+    fn broadcast(&self, flow: &Flow, answer: &Answer) -> Option<Broadcast> {
+        if self.broadcasts.is_empty() {
+            return None;
+        }
+        let list = self.broadcasts.get(&(flow.from, flow.intid))?;
         let upto = |t: u64| list.partition_point(|broadcast| broadcast.t <= t);
         if answer.retirement {
             // The newest one before it.
@@ -1249,8 +1359,9 @@ impl<'a, 'b> Joiner<'a, 'b> {
         if answer.timed() {
             return list.get(upto(answer.arg).checked_sub(1)?).filter(|broadcast| broadcast.t == answer.arg).copied();
         }
-        // Answered before its time stood in memory: the next one that was stamped.
-        list.get(upto(answer.t)).copied()
+        // Answered before its time stood in memory: the next one that was stamped, and was not answered yet.
+        let newest = flow.settled.is_none_or(|settled| after(answer.msg, settled));
+        list.get(upto(if newest { answer.t.max(flow.until) } else { answer.t })).copied()
     }
 
     /// Tells a message of a slot; whether it counts.
@@ -1280,12 +1391,33 @@ impl<'a, 'b> Joiner<'a, 'b> {
         counts
     }
 
+    /// Whether nobody wants to know of single messages, so that the short way may be gone.
+    #[inline]
+    fn is_simple(&self) -> bool {
+        self.hear.is_none() && self.sweeps.is_idle()
+    }
+
+    /// Counts an answer for which [`settles_alone`] gave the slot: what [`Joiner::settle`] does, as far as it comes to pass there.
+    #[inline(always)]
+    fn settle_alone(&mut self, flow: usize, sent: &Sent, answer: &Answer, slot: u32) {
+        let Some(known) = self.flows.get_mut(flow) else { return };
+        known.settled = Some(answer.msg);
+        known.until = known.until.max(sent.t);
+        let (to, intid) = (known.to, known.intid);
+        let end = sent.t.saturating_add(sent.window);
+        let excuse = self.watch.excuse(to, answer.arg, answer.t, Some(end));
+        self.count_answer(slot, (to, intid), answer, excuse, false);
+        if answer.t < end {
+            self.allow_empty((to, intid), answer, Some((sent.t, end)), 1);
+        }
+    }
+
     /// Counts an answer or a retirement. `all`: no message of it is still to come.
     fn settle(&mut self, flow: usize, answer: Answer, all: bool) {
         let Some(known) = self.flows.get(flow) else { return };
         let (from, to, intid) = (known.from, known.to, known.intid);
         let place = known.own(&answer, all);
-        let broadcast = if place.is_none() { self.broadcast(from, intid, &answer) } else { None };
+        let broadcast = if place.is_none() { self.broadcast(known, &answer) } else { None };
         let Some(known) = self.flows.get_mut(flow) else { return };
         // When its own message was sent, and when its window ended.
         let window = match place {
@@ -1308,6 +1440,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
         if !known.settle(answer.msg, count) && !answer.retirement {
             return self.unexplained(Reception { core: to, intid, t: answer.t, duplicate: true });
         }
+        known.until = known.until.max(if answer.retirement { answer.t } else { sent_at });
         // Its own message's record, and those of the older ones. Those before them wait on: their own end may stand in a lane that
         // comes later.
         let mut slot = broadcast.map(|broadcast| broadcast.slot.wrapping_add(to.into()));
@@ -1349,7 +1482,8 @@ impl<'a, 'b> Joiner<'a, 'b> {
         let alone = !answer.timed() && slot.is_some_and(|slot| self.is_alone(slot));
         let Some(slot) = slot.filter(|slot| (*slot as usize) < self.tallies.len()) else {
             self.homeless += 1;
-            return;
+            self.gone_with((from, to), &answer, older);
+            return self.allow_empty((to, intid), &answer, window, count);
         };
         if answer.retirement {
             let lost = Retired::from_code(answer.extra) == Retired::Lost;
@@ -1377,13 +1511,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
                 let slot = Some(slot);
                 self.given_up.push(GivenUp { from, to, intid, msg: answer.msg, count, sent, t: answer.t, lost, slot });
             }
-            if !lost {
-                // Its SGI may still be taken, and will then find nothing.
-                if let Some(receiver) = self.receiver(to, intid) {
-                    receiver.credits.push((answer.t, u64::MAX));
-                }
-            }
-            return;
+            return self.allow_empty((to, intid), &answer, window, count);
         }
         let timed = answer.timed();
         // The span of a send to many is as long as they are many.
@@ -1422,35 +1550,69 @@ impl<'a, 'b> Joiner<'a, 'b> {
             tally.counts.coalesced += rest;
             tally.counts.sent += rest;
         }
-        for older in older.into_iter().filter(|older| older.slot != NO_SLOT) {
-            let latency = Some(answer.t.wrapping_sub(older.t)).filter(|_| answer.t >= older.t);
-            let message = Message { number: older.number, sent: Some(older.t), latency, ..gone_with };
-            if !self.tell(older.slot, &message) {
-                continue;
+        self.gone_with((from, to), &answer, older);
+        self.allow_empty((to, intid), &answer, window, count);
+    }
+
+    /// Where the SGI of what an answer or a retirement names is still to be taken, or may be, an acknowledge will find nothing.
+    #[inline]
+    fn allow_empty(&mut self, (to, intid): (u16, u8), answer: &Answer, window: Option<(u64, u64)>, count: u32) {
+        let Some(receiver) = self.receiver(to, intid) else { return };
+        if answer.retirement {
+            if Retired::from_code(answer.extra) == Retired::Unknown {
+                receiver.credits.push((answer.t, u64::MAX));
+                receiver.given_up = receiver.given_up.saturating_add(count.into());
             }
-            if let Some(tally) = self.tallies.get_mut(older.slot as usize) {
-                tally.counts.coalesced += 1;
-                tally.counts.sent += 1;
-            }
+            return;
         }
         // Answered early: its own interrupt came, or may have come, after the acknowledge that answered it.
-        let start = if timed { answer.arg } else { answer.t };
         let end = window.map(|(_, end)| end);
-        let early = !timed || end.is_none_or(|end| answer.t < end);
-        if early {
-            let until = end.unwrap_or(answer.t).max(answer.t).saturating_add(self.timeout);
-            let full = self.receiver(to, intid).is_some_and(|receiver| {
-                receiver.credits.push((start, until));
-                receiver.is_full()
-            });
-            if full {
-                self.explain_early(to, intid, answer.t);
+        if answer.timed() && end.is_some_and(|end| answer.t >= end) {
+            return;
+        }
+        // Where nobody says when its SGI was written, that may have been at any time.
+        let until = end.map_or(u64::MAX, |end| end.max(answer.t).saturating_add(self.timeout));
+        let Some(receiver) = self.receiver(to, intid) else { return };
+        receiver.credits.push((answer.sent(), until));
+        if receiver.is_full() {
+            self.explain_early(to, intid, answer.t);
+        }
+    }
+
+    /// Counts messages that were answered, or given up, together with a newer one, by their own slots.
+    fn gone_with(&mut self, (from, to): (u16, u16), answer: &Answer, older: Vec<Older>) {
+        let outcome = match (answer.retirement, Retired::from_code(answer.extra)) {
+            (false, _) => Outcome::Coalesced,
+            (true, Retired::Lost) => Outcome::Lost,
+            (true, Retired::Unknown) => Outcome::Unknown,
+        };
+        let entry = Some(answer.t).filter(|_| !answer.retirement);
+        for older in older.into_iter().filter(|older| older.slot != NO_SLOT) {
+            let latency = entry.and_then(|entry| entry.checked_sub(older.t));
+            let outcome = Some(outcome);
+            let told = Message {
+                number: older.number,
+                sent: Some(older.t),
+                latency,
+                entry,
+                outcome,
+                ..Message::new(Some(from), to)
+            };
+            if self.tell(older.slot, &told)
+                && let Some(tally) = self.tallies.get_mut(older.slot as usize)
+            {
+                tally.counts.sent += 1;
+                *match outcome {
+                    Some(Outcome::Lost) => &mut tally.counts.lost,
+                    Some(Outcome::Unknown) => &mut tally.counts.unknown,
+                    _ => &mut tally.counts.coalesced,
+                } += 1;
             }
         }
     }
 
     /// Adds an answer to what is known of its slot.
-    #[inline]
+    #[inline(always)]
     fn count_answer(
         &mut self,
         slot: u32,
@@ -1539,18 +1701,34 @@ impl<'a, 'b> Joiner<'a, 'b> {
 
     /// Which of the empty acknowledges up to `horizon` are legal; the others are reported.
     fn explain(&mut self, core: u16, intid: u8, horizon: u64) {
+        let timeout = self.timeout;
         let Some(receiver) = self.receiver(core, intid) else { return };
         let mut credits = std::mem::take(&mut receiver.credits);
         let mut empty = std::mem::take(&mut receiver.empty);
-        credits.sort_unstable();
         empty.sort_unstable();
-        let later = empty.split_off(empty.partition_point(|(t, _)| *t <= horizon));
+        for (start, _) in credits.iter_mut().filter(|(_, until)| *until == u64::MAX) {
+            // A message was given up, and its SGI not yet taken: by a handler that begins later, or that is under way.
+            let before = empty.partition_point(|empty| empty.t <= *start).checked_sub(1);
+            if let Some(under_way) = before.and_then(|at| empty.get(at)).filter(|empty| empty.ended >= *start) {
+                *start = under_way.t;
+            }
+        }
+        for (_, until) in &mut credits {
+            // An SGI that was answered early stays pending, however long its core is kept away: the next acknowledge after the
+            // write takes it.
+            let written = until.saturating_sub(timeout);
+            let next = empty.partition_point(|empty| empty.t.saturating_sub(empty.since.unwrap_or(empty.t)) <= written);
+            let last = next.checked_sub(1).and_then(|at| empty.get(at)).map_or(0, |empty| empty.t);
+            *until = last.max(*until);
+        }
+        credits.sort_unstable();
+        let later = empty.split_off(empty.partition_point(|empty| empty.t <= horizon));
         receiver.empty = later;
         let mut credits = credits.into_iter().peekable();
         // Open credits, the one that ends first on top.
         let mut open = std::collections::BinaryHeap::new();
         let mut unexplained = Vec::new();
-        for (t, since) in empty {
+        for Empty { t, since, .. } in empty {
             while let Some((_, until)) = credits.next_if(|(start, _)| *start <= t) {
                 open.push(std::cmp::Reverse(until));
             }
@@ -1564,10 +1742,15 @@ impl<'a, 'b> Joiner<'a, 'b> {
         let kept =
             open.into_iter().map(|std::cmp::Reverse(until)| (horizon, until)).filter(|(_, until)| *until > horizon);
         receiver.credits = kept.chain(credits).collect();
-        // What explains an acknowledge stands in the same lane: where records of it are missing, by loss or by choice, nobody
-        // can say that nothing does.
+        // What explains an acknowledge stands in the same lane, but for messages that were given up: where records are missing, by
+        // loss or by choice, nobody can say that nothing does.
         let lossy = [Context::Irq, Context::Nmi].into_iter().any(|context| is_lossy(&self.lanes, core, context));
-        if !self.keeps_all || lossy {
+        let blind = (0..self.cores as u16).any(|from| is_lossy(&self.lanes, from, Context::Thread));
+        let gave_up = || {
+            let known = self.receivers.get(usize::from(core) * INTIDS + usize::from(intid));
+            known.is_none_or(|receiver| receiver.given_up_in_all.is_none_or(|all| all > receiver.given_up))
+        };
+        if !self.keeps_all || lossy || (blind && gave_up()) {
             return;
         }
         for (t, since) in unexplained {
@@ -1588,10 +1771,15 @@ impl<'a, 'b> Joiner<'a, 'b> {
     }
 
     /// Keeps what waits within bounds.
+    #[inline]
     fn bound(&mut self, flow: usize) {
-        if self.held <= MOST_WAITING {
-            return;
+        if self.held > MOST_WAITING {
+            self.give_one_up(flow);
         }
+    }
+
+    #[cold]
+    fn give_one_up(&mut self, flow: usize) {
         let Some(known) = self.flows.get_mut(flow) else { return };
         self.overflowed += 1;
         if let Some(answer) = known.answers.pop_front() {
@@ -1617,15 +1805,15 @@ impl<'a, 'b> Joiner<'a, 'b> {
     fn flush(&mut self) {
         for core in 0..self.cores as u16 {
             for context in [Context::Thread, Context::Irq] {
-                self.send_many(core, context as u8, u32::MAX);
+                self.send_many(core, context as u8, NO_SLOT);
             }
         }
         for flow in 0..self.flows.len() {
+            self.settle_retirements(flow, true);
             while let Some(answer) = self.flows.get_mut(flow).and_then(|known| known.answers.pop_front()) {
                 self.held = self.held.saturating_sub(1);
                 self.settle(flow, answer, true);
             }
-            self.settle_retirements(flow, true);
         }
         for core in 0..self.cores as u16 {
             for intid in 0..INTIDS as u8 {
@@ -1637,33 +1825,18 @@ impl<'a, 'b> Joiner<'a, 'b> {
     fn finish(mut self, capture: &Capture, view: Option<View>, damage: Damage, mut notes: Vec<String>) -> Ipis {
         let info = capture.info();
         let ending = capture.ending();
-        self.missing_tails(view.as_ref());
         let recorded = info.plan.keep == Keep::All && info.plan.level != TraceLevel::Off.name();
         // Messages without an end: on their way when the run was cut short, if the records can tell that.
-        let senders: &[Context] = if self.calling { &[Context::Thread, Context::Irq] } else { &[Context::Thread] };
+        self.open_broadcasts();
         for flow in std::mem::take(&mut self.flows) {
-            let blind = [Context::Irq, Context::Nmi].iter().any(|lane| is_lossy(&self.lanes, flow.to, *lane))
-                || senders.iter().any(|lane| is_lossy(&self.lanes, flow.from, *lane));
-            let outcome = if blind { Outcome::Unknown } else { Outcome::InFlight };
             let numbered = flow.sent.iter().map(|sent| (sent.slot, sent.t, Some(sent.msg)));
             for (slot, t, number) in numbered.chain(flow.spans.iter().map(|span| (span.slot, span.t, None))) {
                 let slot = if slot == NO_SLOT { only(&flow.slots).unwrap_or(slot) } else { slot };
-                let pair = self.slots.get(slot as usize).map(|slot| (slot.from, slot.to));
-                if pair != Some((flow.from, flow.to)) {
-                    self.homeless += 1;
-                    continue;
-                }
-                let message = Message { number, sent: Some(t), ..Message::new(Some(flow.from), flow.to) };
-                if self.tell(slot, &Message { outcome: Some(outcome), ..message })
-                    && let Some(tally) = self.tallies.get_mut(slot as usize)
-                {
-                    tally.counts.sent += 1;
-                    if blind { tally.counts.unknown += 1 } else { tally.counts.in_flight += 1 }
-                }
+                self.open_end((flow.from, flow.to), slot, t, number);
             }
         }
         // Counters that stand still, or that were read after the end of a target that died, are the truth.
-        let usable = view.as_ref().filter(|view| view.quiescent || ending.is_some_and(|ending| !ending.counters_moved));
+        let usable = view.as_ref().filter(|view| stands_still(capture, view));
         let heard = self.hear.is_some();
         let counters = usable.filter(|_| !heard).and_then(|_| counters(capture));
         let from = if counters.is_some() { From::Target } else { From::Records };
@@ -1810,6 +1983,46 @@ impl<'a, 'b> Joiner<'a, 'b> {
         }
     }
 
+    /// Counts a message without an end.
+    fn open_end(&mut self, (from, to): (u16, u16), slot: u32, t: u64, number: Option<u32>) {
+        let senders: &[Context] = if self.calling { &[Context::Thread, Context::Irq] } else { &[Context::Thread] };
+        let blind = [Context::Irq, Context::Nmi].iter().any(|lane| is_lossy(&self.lanes, to, *lane))
+            || senders.iter().any(|lane| is_lossy(&self.lanes, from, *lane));
+        if self.slots.get(slot as usize).map(|slot| (slot.from, slot.to)) != Some((from, to)) {
+            self.homeless += 1;
+            return;
+        }
+        let outcome = Some(if blind { Outcome::Unknown } else { Outcome::InFlight });
+        let message = Message { number, sent: Some(t), outcome, ..Message::new(Some(from), to) };
+        if self.tell(slot, &message)
+            && let Some(tally) = self.tallies.get_mut(slot as usize)
+        {
+            tally.counts.sent += 1;
+            if blind { tally.counts.unknown += 1 } else { tally.counts.in_flight += 1 }
+        }
+    }
+
+    /// Messages of broadcasts without an end. A sender waits for all answers to one before it sends again, so only its newest has any.
+    fn open_broadcasts(&mut self) {
+        let newest = |((from, intid), list): (&(u16, u8), &VecDeque<Broadcast>)| Some((*from, *intid, *list.back()?));
+        let mut newest: Vec<_> = self.broadcasts.iter().filter_map(newest).collect();
+        newest.sort_unstable_by_key(|(from, intid, _)| (*from, *intid));
+        for (from, intid, Broadcast { t, slot, .. }) in newest {
+            for to in (0..self.cores as u16).filter(|to| *to != from) {
+                let slot = slot.saturating_add(to.into());
+                let place = self.slots.get(slot as usize).map(|slot| (slot.from, slot.to, slot.intid));
+                // A core that was never there was not sent to, and left no record either.
+                let lanes = self.lanes.iter().skip(usize::from(to) * LANES_PER_CORE).take(LANES_PER_CORE);
+                let there = lanes.into_iter().any(|lane| lane.next > 0);
+                let flow = self.index.get(flow_key(self.cores, from, to, intid));
+                let until = flow.and_then(|flow| self.flows.get(*flow as usize)).map_or(0, |flow| flow.until);
+                if place == Some((from, to, intid)) && there && until < t {
+                    self.open_end((from, to), slot, t, None);
+                }
+            }
+        }
+    }
+
     /// Tells what is known only at the end: messages that were given up, and acknowledges that no message explains.
     fn tell_ends(&mut self, slots: &mut [Slot], misrouted: &mut Vec<Misrouted>) {
         let mut taken = std::mem::take(misrouted).into_iter().peekable();
@@ -1870,15 +2083,20 @@ impl<'a, 'b> Joiner<'a, 'b> {
         self.receptions = receptions;
     }
 
-    /// Records that the target published and that never came into the capture.
-    fn missing_tails(&mut self, view: Option<&View>) {
-        let Some(view) = view.filter(|view| view.quiescent) else { return };
-        for (core, heads) in view.heads.iter().enumerate() {
-            for (context, head) in heads.head.iter().enumerate() {
-                if let Some(lane) = self.lanes.get_mut(core * LANES_PER_CORE + context) {
-                    lane.missing = lane.missing.saturating_add(head.saturating_sub(lane.next));
-                    lane.next = lane.next.max(*head);
-                }
+    /// Records that the target published and that never came into the capture: by its own heads, and by those that the host read.
+    fn missing_tails(&mut self, capture: &Capture, view: Option<&View>) {
+        let view = view.filter(|view| view.quiescent);
+        let heads = view.iter().flat_map(|view| (0..).zip(&view.heads)).flat_map(|(core, heads): (usize, _)| {
+            (0..).zip(&heads.head).map(move |(context, head): (usize, _)| (core * LANES_PER_CORE + context, *head))
+        });
+        let accounts = capture.ending().into_iter().flat_map(|ending| &ending.lanes).map(|account| {
+            let lane = usize::from(account.core) * LANES_PER_CORE + usize::from(account.context);
+            (lane, account.written.saturating_sub(account.dropped))
+        });
+        for (lane, head) in heads.chain(accounts) {
+            if let Some(lane) = self.lanes.get_mut(lane) {
+                lane.missing = lane.missing.saturating_add(head.saturating_sub(lane.next));
+                lane.next = lane.next.max(head);
             }
         }
     }
@@ -1921,6 +2139,21 @@ impl<'a, 'b> Joiner<'a, 'b> {
 
 const fn flow_key(cores: usize, from: u16, to: u16, intid: u8) -> usize {
     (from as usize * cores + to as usize) * INTIDS + intid as usize
+}
+
+/// Whether an answer and the oldest message that waits settle each other and nothing else: what nearly all do. Gives the slot.
+#[inline]
+fn settles_alone(slots: &[Place], flow: &Flow, sent: &Sent, answer: &Answer) -> Option<u32> {
+    let next = flow.settled.map_or(1, |settled| settled.wrapping_add(1));
+    let alone = answer.msg == sent.msg
+        && answer.extra == 0
+        && !answer.retirement
+        && answer.timed()
+        && sent.msg == next
+        && flow.spans.is_empty();
+    // A record that names a slot of another pair is damage.
+    let place = slots.get(sent.slot as usize).filter(|_| alone)?;
+    ((place.from, place.to) == (flow.from, flow.to)).then_some(sent.slot)
 }
 
 fn only(slots: &[u32]) -> Option<u32> {
@@ -2014,6 +2247,21 @@ fn slot_table(capture: &Capture) -> Table {
     Table { slots, calling, watching: Some(watching).filter(|watching| *watching != Watching::default()) }
 }
 
+/// Whether the counters of a snapshot are the truth: the target had ended, or nothing moved any more.
+fn stands_still(capture: &Capture, view: &View) -> bool {
+    view.quiescent || capture.ending().is_some_and(|ending| !ending.counters_moved)
+}
+
+/// The pair slots of the newest snapshot, where they are needed to tell what missing records would: `None` where all are there, and
+/// where nobody knows.
+fn slots_for_losses(capture: &Capture, view: Option<&View>) -> Option<Vec<PairSlot>> {
+    let lossy = capture.ending().is_none_or(|ending| ending.lanes.iter().any(|lane| lane.lost() > 0));
+    view.filter(|view| lossy && stands_still(capture, view))?;
+    let mut source = capture.snapshot()?;
+    let region = Region::open(&mut source).ok()?;
+    region.slots(&mut source).ok()
+}
+
 /// Counters and histograms of the newest snapshot.
 fn counters(capture: &Capture) -> Option<(Vec<PairSlot>, Vec<u32>)> {
     let mut source = capture.snapshot()?;
@@ -2023,31 +2271,35 @@ fn counters(capture: &Capture) -> Option<(Vec<PairSlot>, Vec<u32>)> {
     Some((slots, histograms))
 }
 
-/// A message that was answered together with a newer one of another slot (a broadcast, say) was counted where the newer one
-/// belongs: the target knows no more. Its own slot gets it back.
+/// A message that was answered, or given up, together with a newer one of another slot (a broadcast, say) was counted where the
+/// newer one belongs: the target knows no more. Its own slot gets it back.
 fn reconcile<'a>(slots: &mut [PairSlot], flows: impl Iterator<Item = &'a Vec<u32>>) {
     let ended = |slot: &PairSlot| {
         slot.delivered.saturating_add(slot.coalesced).saturating_add(slot.lost).saturating_add(slot.unknown)
     };
+    let outcomes: [fn(&mut PairSlot) -> &mut u64; 3] =
+        [|slot| &mut slot.coalesced, |slot| &mut slot.lost, |slot| &mut slot.unknown];
     for flow in flows.filter(|flow| flow.len() > 1) {
-        let mut surplus = 0;
-        for index in flow {
-            if let Some(slot) = slots.get_mut(*index as usize) {
-                let moved = ended(slot).saturating_sub(slot.sent).min(slot.coalesced);
-                slot.coalesced -= moved;
-                surplus = moved.saturating_add(surplus);
+        for outcome in outcomes {
+            let mut surplus = 0;
+            for index in flow {
+                if let Some(slot) = slots.get_mut(*index as usize) {
+                    let moved = ended(slot).saturating_sub(slot.sent).min(*outcome(slot));
+                    *outcome(slot) -= moved;
+                    surplus = moved.saturating_add(surplus);
+                }
             }
-        }
-        for index in flow {
-            if let Some(slot) = slots.get_mut(*index as usize).filter(|_| surplus > 0) {
-                let moved = slot.sent.saturating_sub(ended(slot)).min(surplus);
-                slot.coalesced += moved;
-                surplus -= moved;
+            for index in flow {
+                if let Some(slot) = slots.get_mut(*index as usize).filter(|_| surplus > 0) {
+                    let moved = slot.sent.saturating_sub(ended(slot)).min(surplus);
+                    *outcome(slot) += moved;
+                    surplus -= moved;
+                }
             }
-        }
-        // What no slot lacks stays where it was counted.
-        if let Some(slot) = flow.first().and_then(|index| slots.get_mut(*index as usize)) {
-            slot.coalesced = slot.coalesced.saturating_add(surplus);
+            // What no slot lacks stays where it was counted.
+            if let Some(slot) = flow.first().and_then(|index| slots.get_mut(*index as usize)) {
+                *outcome(slot) = outcome(slot).saturating_add(surplus);
+            }
         }
     }
 }
@@ -2115,6 +2367,7 @@ mod tests {
             retirements: VecDeque::new(),
             settled: None,
             holes: Vec::new(),
+            until: 0,
             listed: false,
             slots: Vec::new(),
         }

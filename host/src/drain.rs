@@ -20,6 +20,7 @@ use zerocopy::IntoBytes as _;
 
 use crate::capture::{CaptureError, CaptureWriter, CounterCheck, Ended, Ending, ErrorInfo, LaneAccount, StoppedBy};
 use crate::interrupt;
+use crate::live::{LaneNow, Moment};
 use crate::load::Witness;
 use crate::plan::PhaseMeta;
 use crate::progress::Progress;
@@ -263,6 +264,7 @@ pub fn drain<T: Live>(
         Ok((source, region)) => {
             timings.region = Some(started.elapsed());
             witness.watch(&target.threads());
+            progress.meet(&region);
             let mut run = Run::new(target, source, region, settings, started);
             let over = run.poll(capture, progress, &mut timings, &mut witness);
             // Accounted while the child's times can still be read.
@@ -569,8 +571,11 @@ impl<'a, T: Live> Run<'a, T> {
                 swept = Instant::now();
             }
             let most = if self.pace.slow { SLICE } else { u64::MAX };
-            if let Err(over) = self.pump(Writer::Live, sweep, most, capture)? {
+            if let Err(over) = self.pump(Writer::Live, sweep, most, capture, progress)? {
                 return Ok(over);
+            }
+            if let Some(view) = progress.view().filter(|_| sweep) {
+                view.swept();
             }
             if self.is_stalled() {
                 return Ok(Over::Stalled);
@@ -580,7 +585,7 @@ impl<'a, T: Live> Run<'a, T> {
             let begins = self.pace.slow && !seen_running && self.status.state == run_state::RUNNING;
             let spacing = self.pace.spacing(self.started.elapsed());
             if begins || snapped.is_none_or(|snapped| snapped.elapsed() >= spacing) {
-                self.snapshot(self.pace.slow && (begins || snapped.is_none()), capture)?;
+                self.snapshot(self.pace.slow && (begins || snapped.is_none()), capture, progress)?;
                 snapped = Some(Instant::now());
                 seen_running |= begins;
             }
@@ -671,6 +676,7 @@ impl<'a, T: Live> Run<'a, T> {
         all: bool,
         most: u64,
         capture: &mut CaptureWriter,
+        progress: &mut Progress,
     ) -> Result<Result<(), Over>, CaptureError> {
         let heads = match self.region.heads(&mut self.source) {
             Ok(heads) => heads,
@@ -695,6 +701,9 @@ impl<'a, T: Live> Run<'a, T> {
             let drained = lane.reader.drain_some(&mut self.source, writer, most, |drained| {
                 if failure.is_none() {
                     let (core, context) = (lane.core, lane.context);
+                    if let (Some(view), Drained::Records { first, bytes }) = (progress.view(), &drained) {
+                        view.records(core, context, *first, bytes);
+                    }
                     failure = match drained {
                         Drained::Records { first, bytes } => capture.lane_records(core, context, first, bytes),
                         Drained::Lost { first, count, cause } => capture.lane_loss(core, context, first, count, cause),
@@ -718,12 +727,19 @@ impl<'a, T: Live> Run<'a, T> {
     /// Puts the region up to its records into the capture; a light one without histograms, logs and what follows.
     /// False: the target can't be read. It is read from its begin to its end: what cores do is then older than what is seen on
     /// their queues (`docs/ring-protocol.md`).
-    fn snapshot(&mut self, light: bool, capture: &mut CaptureWriter) -> Result<bool, CaptureError> {
+    fn snapshot(
+        &mut self,
+        light: bool,
+        capture: &mut CaptureWriter,
+        progress: &mut Progress,
+    ) -> Result<bool, CaptureError> {
         // A target that can't be read is found out by the next look at its status.
-        match self.prefix(light) {
-            Some(prefix) => capture.snapshot(&prefix).map(|()| true),
-            None => Ok(false),
+        let Some(prefix) = self.prefix(light) else { return Ok(false) };
+        capture.snapshot(&prefix)?;
+        if let Some(view) = progress.view().filter(|_| !light) {
+            view.snapshot(prefix);
         }
+        Ok(true)
     }
 
     /// What a snapshot holds; `None`: the target can't be read.
@@ -757,6 +773,18 @@ impl<'a, T: Live> Run<'a, T> {
             _ => "starting cores",
         };
         let slots: Vec<PairSlot> = self.region.slots(&mut self.source).unwrap_or_default();
+        if progress.view().is_some() {
+            let lanes = self.lanes.iter().map(|lane| LaneNow {
+                core: lane.core,
+                context: lane.context,
+                accepted: lane.reader.account().accepted,
+                missed: lane.reader.account().lost(),
+                backlog: lane.reader.backlog(lane.head),
+                capacity: lane.reader.capacity(),
+            });
+            let (directory, status) = (self.region.directory, self.status);
+            return progress.look(Moment { directory, status, slots: slots.into(), lanes: lanes.collect() });
+        }
         let sent = slots.iter().fold(0u64, |sum, slot| sum.wrapping_add(slot.sent));
         progress.show(doing, sent);
     }
@@ -844,7 +872,7 @@ impl<'a, T: Live> Run<'a, T> {
         if let Ok(status) = self.region.status(&mut self.source) {
             self.status = status;
         }
-        let fetched = self.snapshot(false, capture)?;
+        let fetched = self.snapshot(false, capture, progress)?;
         self.counters_moved = !fetched || writer == Writer::Live;
         if let Some(collector) = self.collector.take()
             && let Ok(slots) = self.region.slots(&mut self.source)
@@ -865,7 +893,7 @@ impl<'a, T: Live> Run<'a, T> {
         };
         let (asked, mut total) = (interrupt::requests(), 0);
         loop {
-            if self.pump(writer, true, slice, capture)?.is_err() {
+            if self.pump(writer, true, slice, capture, progress)?.is_err() {
                 break;
             }
             capture.flush_if_due()?;
@@ -947,6 +975,9 @@ fn fault_story(faults: &[FaultEntry]) -> Option<String> {
         fault_kind::SYNCHRONOUS => format!("core {core} took a synchronous exception: {registers}"),
         fault_kind::SERROR => format!("core {core} took an SError: {registers}"),
         fault_kind::FIQ => format!("core {core} took an FIQ, which nobody expects: {registers}"),
+        fault_kind::UNHANDLED => {
+            format!("core {core} took an interrupt that nobody handles: {text}, ELR_EL1 {:#x}", fault.elr)
+        }
         strange => format!("core {core} reports fault {strange}: {registers}"),
     })
 }
@@ -1026,13 +1057,16 @@ mod tests {
     const LOG2: u32 = 6;
     const CALLS: u64 = 14;
 
+    /// What a target does at a look, by its number.
+    type Act = dyn Fn(&Puppet, u32) -> Option<String>;
+
     /// A target made of a file, and of what it does between two looks.
     struct Puppet {
         ram: File,
         sections: Sections,
         looks: u32,
         /// What happens at each look, and how the target ends by itself, if it does.
-        act: fn(&Puppet, u32) -> Option<String>,
+        act: Box<Act>,
         console: &'static str,
         /// It is read over a slow link.
         slow: bool,
@@ -1042,7 +1076,8 @@ mod tests {
     }
 
     impl Puppet {
-        fn new(act: fn(&Puppet, u32) -> Option<String>) -> Puppet {
+        fn new(act: impl Fn(&Puppet, u32) -> Option<String> + 'static) -> Puppet {
+            let act = Box::new(act);
             let lanes = CORES * LANES_PER_CORE as u64;
             let (descriptors, records) = (CALLS, lanes << LOG2);
             let shape = Shape { cores: CORES, phases: 1, meta: 0, slots: 1, histograms: 0, descriptors, records };
@@ -1204,8 +1239,8 @@ mod tests {
             stall: None,
             reads_request: true,
             compare_counter: true,
-            deadline: Duration::from_millis(300),
-            boot_deadline: Duration::from_millis(100),
+            deadline: Duration::from_secs(3),
+            boot_deadline: Duration::from_secs(1),
             phases: &compiled.meta.phases,
             stop_on,
         };
@@ -1220,27 +1255,29 @@ mod tests {
 
     #[test]
     fn a_run_ends_when_the_counters_satisfy_its_expression_and_says_which_and_why() {
-        let act = |puppet: &Puppet, look| {
-            match look {
-                1 => puppet.state(run_state::STARTING, 0),
-                // What lies there before the plan runs is none of its results.
-                2 => puppet.counted(9, 500_000),
-                3 => puppet.counted(0, 5),
-                4 => puppet.state(run_state::RUNNING, 0),
-                10 => puppet.counted(0, 300_000),
-                20 => puppet.counted(2, 400_000),
-                40 => puppet.state(run_state::ENDED, 0),
-                _ => {}
-            }
-            None
-        };
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("capture.mcap");
-        for (text, asked, values) in [
-            ("lost > 1", 20..40, "lost 2"),
-            ("latency > 200us && !(lost > 0)", 10..20, "latency 300.0 us, lost 0"),
-            ("latency > 1s || unknown > 0", 0..0, ""),
+        // A look that a busy host drew out makes the next one wait: whoever is to be asked has thousands of looks' time.
+        const LONG: u32 = 10_000;
+        for (text, loses, ends, asked, values) in [
+            ("lost > 1", 20, LONG, 20..LONG, "lost 2"),
+            ("latency > 200us && !(lost > 0)", LONG, LONG, 10..LONG, "latency 300.0 us, lost 0"),
+            ("latency > 1s || unknown > 0", 20, 40, 0..0, ""),
         ] {
+            let act = move |puppet: &Puppet, look| {
+                match look {
+                    1 => puppet.state(run_state::STARTING, 0),
+                    // What lies there before the plan runs is none of its results.
+                    2 => puppet.counted(9, 500_000),
+                    3 => puppet.counted(0, 5),
+                    4 => puppet.state(run_state::RUNNING, 0),
+                    10 => puppet.counted(0, 300_000),
+                    look if look == ends => puppet.state(run_state::ENDED, 0),
+                    look if look == loses => puppet.counted(2, 400_000),
+                    _ => {}
+                }
+                None
+            };
             let stop_on: StopOn = text.parse().expect("parses");
             let mut puppet = Puppet::new(act);
             let (ending, measured) = run_until(&mut puppet, &path, Some(&stop_on));

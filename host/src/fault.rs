@@ -147,6 +147,11 @@ pub enum Fault {
         /// The core.
         core: u16,
     },
+    /// `stray:CORE`: a core gets an interrupt that nobody handles (an SPI) in the first phase.
+    Stray {
+        /// The core.
+        core: u16,
+    },
     /// `slow-callback:CORE:TICKS`: callbacks on a core take longer.
     SlowCallback {
         /// The core.
@@ -198,6 +203,7 @@ impl Fault {
             | Fault::Dead { core }
             | Fault::Crash { core }
             | Fault::Overflow { core }
+            | Fault::Stray { core }
             | Fault::SlowCallback { core, .. }
             | Fault::Stuck { core, .. }
             | Fault::CsdLock { core, .. } => (core, None, None),
@@ -221,7 +227,7 @@ impl Fault {
             Fault::Mask { ticks, .. } | Fault::SlowWake { ticks, .. } => long(ticks).max(timeout_ns / 100),
             Fault::Duplicate { .. } | Fault::Spurious { .. } => timeout_ns / 100,
             Fault::Skew { .. } | Fault::Jump { .. } | Fault::StepBack { .. } => 0,
-            Fault::Dead { .. } | Fault::Crash { .. } | Fault::Overflow { .. } => 0,
+            Fault::Dead { .. } | Fault::Crash { .. } | Fault::Overflow { .. } | Fault::Stray { .. } => 0,
             Fault::SlowCallback { .. } | Fault::Stuck { .. } | Fault::CsdLock { .. } => 0,
         }
     }
@@ -257,6 +263,7 @@ impl Fault {
             Fault::Dead { core } => of(twin_kind::DEAD, core, 0, 0),
             Fault::Crash { core } => of(twin_kind::CRASH, core, 0, 0),
             Fault::Overflow { core } => of(twin_kind::OVERFLOW, core, 0, 0),
+            Fault::Stray { core } => of(twin_kind::STRAY, core, 0, 0),
             Fault::SlowCallback { core, ticks } => of(twin_kind::SLOW_CALLBACK, core, ticks, 0),
             // Which callback stands where others have ticks.
             Fault::Stuck { core, callback } => of(twin_kind::STUCK, core, callback.unwrap_or(Fault::STUCK_IN), 0),
@@ -297,6 +304,7 @@ impl fmt::Display for Fault {
             Fault::Dead { core } => write!(f, "dead:{core}"),
             Fault::Crash { core } => write!(f, "crash:{core}"),
             Fault::Overflow { core } => write!(f, "overflow:{core}"),
+            Fault::Stray { core } => write!(f, "stray:{core}"),
             Fault::SlowCallback { core, ticks } => write!(f, "slow-callback:{core}:{ticks}"),
             Fault::Stuck { core, callback: None } => write!(f, "stuck:{core}"),
             Fault::Stuck { core, callback: Some(nth) } => write!(f, "stuck:{core}:{nth}"),
@@ -316,7 +324,7 @@ impl fmt::Display for Share {
 }
 
 /// How each fault is written. Fields that may be left out stand in a second form.
-pub const FORMS: [(&str, &str); 20] = [
+pub const FORMS: [(&str, &str); 21] = [
     ("drop", "drop:FROM:TO:RATE"),
     ("late", "late:CORE:TICKS or late:CORE:TICKS:RATE"),
     ("slow-sender", "slow-sender:CORE:TICKS or slow-sender:CORE:TICKS:RATE"),
@@ -334,6 +342,7 @@ pub const FORMS: [(&str, &str); 20] = [
     ("dead", "dead:CORE"),
     ("crash", "crash:CORE"),
     ("overflow", "overflow:CORE"),
+    ("stray", "stray:CORE"),
     ("slow-callback", "slow-callback:CORE:TICKS"),
     ("stuck", "stuck:CORE or stuck:CORE:NTH"),
     ("csd-lock", "csd-lock:CORE or csd-lock:CORE:NTH"),
@@ -425,6 +434,7 @@ impl FromStr for Fault {
             "dead" => Fault::Dead { core: fields.core("CORE")? },
             "crash" => Fault::Crash { core: fields.core("CORE")? },
             "overflow" => Fault::Overflow { core: fields.core("CORE")? },
+            "stray" => Fault::Stray { core: fields.core("CORE")? },
             "slow-callback" => Fault::SlowCallback { core: fields.core("CORE")?, ticks: fields.ticks()? },
             "stuck" => Fault::Stuck { core: fields.core("CORE")?, callback: fields.nth("a callback's number from 1")? },
             _ => Fault::CsdLock { core: fields.core("CORE")?, callback: fields.nth("a callback's number from 1")? },
@@ -542,6 +552,7 @@ mod tests {
             "dead:2",
             "crash:1",
             "overflow:3",
+            "stray:2",
             "slow-callback:2:9000",
             "stuck:1",
             "stuck:1:16",

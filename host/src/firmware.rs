@@ -416,7 +416,7 @@ pub fn build(root: &Path, say: &mut dyn FnMut(&str)) -> Result<Firmware, Firmwar
 
     // The stamp is taken before the build: what is edited meanwhile is newer than it, and built the next time.
     let stamp = stamp(root);
-    let fresh = |toolchain: &str| format!("{stamp}{toolchain}");
+    let fresh = |toolchain: &str| format!("{stamp}{toolchain}{FLAGS}, paths left out\n");
     if let Ok(last) = fs::read_to_string(&stamp_path)
         && let Some((_, toolchain)) = last.split_once(TOOLCHAIN_MARK)
         && let Some(rustc) = toolchain.lines().next()
@@ -671,13 +671,15 @@ impl Toolchain {
         if self.core == Core::FromSources {
             command.arg("-Zbuild-std=core");
         }
-        let mut flags = String::from(FLAGS);
+        let mut flags: Vec<OsString> = FLAGS.split_whitespace().map(OsString::from).collect();
+        flags.extend(remaps(root));
         command.env("RUSTC_BOOTSTRAP", "1");
         if let Some(linker) = &self.linker {
             command.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_LINKER", linker);
-            flags += " -Clinker-flavor=ld.lld";
+            flags.push("-Clinker-flavor=ld.lld".into());
         }
-        command.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_RUSTFLAGS", flags);
+        // One flag to a separator, so that a path may have blanks; with --target, cargo's build scripts don't get them.
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join(OsStr::new("\x1f")));
         if job == Job::Lint {
             command.args(["--", "--deny", "warnings"]);
         }
@@ -785,6 +787,28 @@ fn clean(command: &mut Command) -> &mut Command {
         };
     }
     command
+}
+
+/// Flags that leave out of the image where it was built: panics name their source file, and the same sources make the same image
+/// in every folder.
+fn remaps(root: &Path) -> Vec<OsString> {
+    let home = std::env::var_os("CARGO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).unwrap_or_default();
+    // A folder for each registry: its name is a machine's choice of mirror.
+    let registries = fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten();
+    let mut folders: Vec<(PathBuf, &str)> = registries.map(|entry| (entry.path(), "crates")).collect();
+    // The last one that fits is taken: what is deeper comes behind.
+    folders.sort();
+    folders.insert(0, (home, "cargo"));
+    folders.insert(0, (root.to_path_buf(), "ipiscope"));
+    let flag = |(folder, name): (PathBuf, &str)| {
+        let mut flag = OsString::from("--remap-path-prefix=");
+        flag.push(folder);
+        flag.push("=");
+        flag.push(name);
+        flag
+    };
+    folders.into_iter().map(flag).collect()
 }
 
 /// Whether a variable steers a build. Cargo's settings of network, registries and home stay: they belong to the

@@ -11,7 +11,7 @@
 //! | run on QEMU that goes on | its RAM file, read while the cores run | the monitor's, of about now |
 //! | probe | through the memory access port | with `--halt`: each core is halted for a moment |
 
-mod events;
+pub(crate) mod events;
 mod live;
 mod queue;
 mod text;
@@ -41,6 +41,7 @@ use crate::plan::PhaseMeta;
 use crate::reason::Reasons;
 use crate::scratch::Scratch;
 use crate::symbols::Symbols;
+use events::Lexicon;
 
 pub use live::of_run;
 
@@ -196,6 +197,18 @@ impl Evidence {
             tails: Vec::new(),
             picture: None,
             notes,
+        }
+    }
+
+    /// What its records' words need.
+    fn lexicon(&self) -> Lexicon<'_> {
+        let directory = &self.region.directory;
+        Lexicon {
+            hz: directory.counter_hz,
+            calls_pa: directory.region_pa.wrapping_add(directory.sections.calls),
+            reasons: &self.reasons,
+            phases: &self.phases,
+            symbols: &self.symbols,
         }
     }
 
@@ -629,7 +642,7 @@ impl Viewer<'_> {
                 };
                 (0..8).map(sgi).collect()
             }),
-            events: events::last(self.evidence, self.core as u16, tails, last)
+            events: events::last(self.evidence.lexicon(), self.core as u16, tails, last)
                 .into_iter()
                 .map(|(t, context, text)| Event { t, ns_ago: self.clock.age(t), context: Context::name(context), text })
                 .collect(),
@@ -650,6 +663,7 @@ impl Viewer<'_> {
                     fault_kind::SYNCHRONOUS => format!("took an exception at {place} (ESR_EL1 {:#x})", fault.esr),
                     fault_kind::SERROR => format!("took an SError at {place} (ESR_EL1 {:#x})", fault.esr),
                     fault_kind::FIQ => format!("took an FIQ at {place}"),
+                    fault_kind::UNHANDLED => format!("took an interrupt that nobody handles, {words}, at {place}"),
                     fault_kind::PANIC => format!("panicked: {words}"),
                     fault_kind::REFUSED => format!("can't run the plan: {words}"),
                     _ => "took an exception or panicked".into(),

@@ -19,6 +19,8 @@
 //! | [`serial`] | a run's results from a console that answers, or from its log | bytes -> capture |
 //! | [`stop`] | `--stop-on`: an expression over live counters | text -> `StopOn` |
 //! | [`progress`] | what the user sees meanwhile | |
+//! | [`live`] | the same on the whole terminal | counters, records -> screen |
+//! | [`terminal`] | what a terminal can show, and text that fits it | |
 //! | [`capture`] | the file: writer, reader | bytes <-> `Capture` |
 //! | [`series`] | the counters of a long run over time | pair slots -> `Series` |
 //! | [`correlate`] | sends and receives -> outcomes | records, slots -> `Ipis` |
@@ -43,6 +45,12 @@
 //! | [`generate`] | shell completions and man pages of them | |
 //! | [`error`] | every error has a kind, a next step and an exit code | |
 
+// No input makes the host panic. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable, clippy::todo)
+)]
+
 pub mod adopt;
 pub mod capture;
 pub mod child;
@@ -65,6 +73,7 @@ pub mod interrupt;
 pub mod junit;
 pub mod limits;
 pub mod linux;
+pub mod live;
 pub mod load;
 pub mod log;
 pub mod machine;
@@ -87,4 +96,5 @@ pub mod sparse;
 pub mod stats;
 pub mod stop;
 pub mod symbols;
+pub mod terminal;
 pub mod trail;

@@ -2,6 +2,12 @@
 //!
 //! Data goes to standard output, talk to standard error. A reader that closes the pipe early is content, not an error.
 
+// No input makes the host panic. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable, clippy::todo)
+)]
+
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -22,7 +28,7 @@ use host::limits::{Known, Limits};
 use host::run::Finished;
 use host::{
     compare, detect, doctor, firmware, generate, image, import, inspect, interrupt, junit, log, machine, memory, plan,
-    probe, replay, report, run, selftest, serial, trail,
+    probe, replay, report, run, selftest, serial, terminal, trail,
 };
 use trace_ring::plan::TraceLevel;
 
@@ -481,8 +487,11 @@ fn show(capture: &Path, showing: &Showing, limits: &Option<Limits>) -> Result<u8
         write_text(file, &report.markdown())?;
     }
     if let Some(file) = &showing.html {
-        // A page without trails is better than none: the report says why there is no clock.
-        let trails = trail::trails(&read).unwrap_or_default();
+        // A page without trails is better than none.
+        let trails = trail::trails(&read, choice.as_ref()).unwrap_or_else(|error| {
+            say(&format!("note: the page has no trails: {error}"));
+            Vec::new()
+        });
         write_text(file, &report_page::html(&report.json(), &trails))?;
     }
     if ![&showing.json, &showing.junit, &showing.markdown, &showing.html].into_iter().any(taken) {
@@ -498,21 +507,15 @@ fn show(capture: &Path, showing: &Showing, limits: &Option<Limits>) -> Result<u8
 
 fn options(color: Color) -> report::Options {
     let terminal = io::stdout().is_terminal();
-    let wanted = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let color = match color {
         Color::Always => true,
         Color::Never => false,
-        Color::Auto => terminal && !wanted("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
+        Color::Auto => {
+            terminal && !terminal::is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+        }
     };
     let width = terminal_width();
-    let encoding = ["LC_ALL", "LC_CTYPE", "LANG"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
-    let unicode = encoding.is_some_and(|name| {
-        let name = name.to_ascii_lowercase();
-        name.contains("utf-8") || name.contains("utf8")
-    });
-    report::Options { color, width: width.unwrap_or(120), unicode }
+    report::Options { color, width: width.unwrap_or(120), unicode: terminal::is_utf8() }
 }
 
 /// Columns of the terminal; `None`: standard output is none.

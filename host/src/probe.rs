@@ -35,10 +35,12 @@ use crate::drain::{self, Live, Pace, Settings};
 use crate::error::{Failure, FileError, exit};
 use crate::firmware::{self, Image, LINKED_AT};
 use crate::interrupt;
+use crate::live::About;
 use crate::plan::{self, CompiledPlan, PlanMeta, PlanRequest};
 use crate::progress::Progress;
 use crate::run::{self, Finished, Reserved, unwritable};
 use crate::stop::StopOn;
+use crate::symbols::Symbols;
 
 use debug::{CoreError, Cores, Level, Seen, Standing};
 use link::{Link, LinkError};
@@ -91,6 +93,8 @@ pub struct Request {
     pub stop_on: Option<StopOn>,
     /// `--max-capture`; `None`: [`DEFAULT_MOST_BYTES`].
     pub most_bytes: Option<u64>,
+    /// `--live`.
+    pub live: bool,
     /// The plan; cores, nonce and mode are set here.
     pub plan: PlanRequest,
     /// `--firmware`.
@@ -447,7 +451,9 @@ fn load(
         stop_on: request.stop_on.as_ref(),
     };
     let target = Target::new(Rc::new(RefCell::new(link)), cores, via, rate, job.places.image, false);
-    finish(target, capture, &reserved, &settings, &job.compiled.meta, steps, since)
+    let symbols = job.firmware.elf.as_ref().map(|elf| Symbols::from_elf(&elf.bytes)).unwrap_or_default();
+    let progress = shown(request, board, &job.compiled.meta, symbols);
+    finish(target, capture, &reserved, &settings, progress, steps, since)
 }
 
 /// Drains a target that runs already. Writes and halts nothing.
@@ -534,7 +540,17 @@ fn attach(
         // Nothing is written to a target that one attaches to.
         stop_on: None,
     };
-    finish(target, capture, &reserved, &settings, &info.plan, Vec::new(), since)
+    let progress = shown(request, board, &info.plan, Symbols::default());
+    finish(target, capture, &reserved, &settings, progress, Vec::new(), since)
+}
+
+/// What the user sees meanwhile.
+fn shown(request: &Request, board: &Board, plan: &PlanMeta, symbols: Symbols) -> Progress {
+    if request.live {
+        Progress::live(About::new(format!("probe {}", board.name), plan, symbols))
+    } else {
+        Progress::new(plan.expected_sends, plan.duration())
+    }
 }
 
 /// Drains, closes the capture, leaves the board as it is.
@@ -543,11 +559,10 @@ fn finish(
     mut capture: CaptureWriter,
     reserved: &Reserved,
     settings: &Settings<'_>,
-    plan: &PlanMeta,
+    mut progress: Progress,
     mut steps: Vec<(&'static str, Duration)>,
     mut since: Instant,
 ) -> Result<Finished, Failure> {
-    let mut progress = Progress::new(plan.expected_sends, plan.duration());
     let drained = drain::drain(&mut target, &mut capture, &mut progress, settings).map_err(unwritable);
     drop(target);
     let outcome = drained?;

@@ -1,4 +1,4 @@
-//! What the user sees while a run goes on: a bar on a terminal, nothing elsewhere.
+//! What the user sees while a run goes on: a bar on a terminal, or the live view where that is asked for; nothing elsewhere.
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use trace_ring::reader::Region;
+
+use crate::live::{About, Live, Moment};
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-/// A bar of messages sent, with the phase's name, on stderr.
+/// A bar of messages sent, with the phase's name, on stderr; or the live view.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
+    live: Option<Box<Live>>,
     drawn: Option<Instant>,
     fetching: bool,
     sent: Arc<AtomicU64>,
@@ -55,20 +59,63 @@ impl Progress {
             let _ = write!(out, "{}", HumanDuration(Duration::from_millis(rest)));
         };
         bar.set_style(style.with_key("pace", pace).with_key("sent", total).with_key("left", left));
-        Progress { bar: Some(bar), drawn: None, fetching: false, sent, timed: duration.is_some(), began: None }
+        let timed = duration.is_some();
+        Progress { bar: Some(bar), live: None, drawn: None, fetching: false, sent, timed, began: None }
+    }
+
+    /// The live view; where standard error is no terminal that could show it, what [`Progress::new`] gives.
+    pub fn live(about: About) -> Progress {
+        let (expected, duration) = (about.expected, about.duration);
+        let Some(live) = Live::open(about) else { return Progress::new(expected, duration) };
+        let mut progress = Progress::silent();
+        progress.live = Some(live.into());
+        progress
     }
 
     /// No bar.
     pub fn silent() -> Progress {
-        Progress { bar: None, drawn: None, fetching: false, sent: Arc::default(), timed: false, began: None }
+        Progress {
+            bar: None,
+            live: None,
+            drawn: None,
+            fetching: false,
+            sent: Arc::default(),
+            timed: false,
+            began: None,
+        }
     }
 
     /// Whether it is time to draw again, at most `every` so often: what there is to draw costs something to find out.
     pub fn is_due(&self, every: Duration) -> bool {
-        self.bar.is_some() && self.drawn.is_none_or(|drawn| drawn.elapsed() >= every)
+        self.is_seen() && self.drawn.is_none_or(|drawn| drawn.elapsed() >= every)
     }
 
-    /// Shows where the run stands.
+    /// Whether anybody looks.
+    pub fn is_seen(&self) -> bool {
+        self.bar.is_some() || self.live.is_some()
+    }
+
+    /// The live view, where that is what the user sees: it takes more than a bar can show.
+    pub fn view(&mut self) -> Option<&mut Live> {
+        self.live.as_deref_mut()
+    }
+
+    /// The region was found.
+    pub fn meet(&mut self, region: &Region) {
+        if let Some(live) = &mut self.live {
+            live.meet(region);
+        }
+    }
+
+    /// Hands the live view what it draws.
+    pub fn look(&mut self, moment: Moment) {
+        self.drawn = Some(Instant::now());
+        if let Some(live) = &mut self.live {
+            live.show(moment);
+        }
+    }
+
+    /// Shows where the run stands, on a bar.
     pub fn show(&mut self, doing: &str, sent: u64) {
         self.drawn = Some(Instant::now());
         if let Some(bar) = &self.bar {
@@ -87,6 +134,9 @@ impl Progress {
     /// time left.
     pub fn fetch(&mut self, done: u64, total: u64, bytes: u64) {
         self.drawn = Some(Instant::now());
+        if let Some(live) = &mut self.live {
+            live.fetch(done, total);
+        }
         let Some(bar) = &self.bar else { return };
         if !self.fetching {
             self.fetching = true;
@@ -99,8 +149,9 @@ impl Progress {
         bar.set_position(done * bytes);
     }
 
-    /// Takes the bar away.
+    /// Takes the bar away, or gives the terminal back.
     pub fn clear(&mut self) {
+        self.live = None;
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }

@@ -112,6 +112,15 @@ pub fn kind(reason: &str) -> Option<IpiKind> {
     })
 }
 
+/// The reason of a send of which a trace tells the callback alone (`ipi_send_cpu` without `ipi_raise`).
+pub fn of_callback(callback: &str) -> &'static str {
+    match callback {
+        "" => "Rescheduling interrupts",
+        name if name.starts_with("generic_smp_call_function_single_interrupt") => "Function call interrupts",
+        _ => "IRQ work interrupts",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

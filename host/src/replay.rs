@@ -245,6 +245,8 @@ struct Gatherer {
     ipis: u64,
     kinds: bool,
     unknown: u64,
+    /// Sends are `ipi_raise`.
+    raises: bool,
     /// Of a broadcast, send to the targets that are picked alone.
     restricts: bool,
     /// The capture says of some receivers whether they ran.
@@ -264,6 +266,15 @@ impl Gatherer {
         let Some(core) = self.cores.get_mut(at) else { return };
         match event.what {
             What::Raise { targets, reason: words } => self.raise(step, targets, names.text(words)),
+            // Without raises these are the sends. What they ask for, only their callback tells.
+            What::SendCpu { cpu, callback, .. } if !self.raises => {
+                let mut targets = Mask::default();
+                targets.insert(cpu.into());
+                self.raise(step, targets, reason::of_callback(names.text(callback)));
+            }
+            What::SendMask { targets, callback, .. } if !self.raises => {
+                self.raise(step, targets, reason::of_callback(names.text(callback)));
+            }
             What::Entry { .. } => {
                 // Without cpu_idle, the task that the interrupt found says whether the core was idle.
                 let runs = core.told.or(event.pid.map(|pid| pid != 0));
@@ -366,7 +377,7 @@ pub fn replay(request: &Request) -> Result<Replay, ReplayError> {
     // Neighbours are what they were, whole.
     let restricts = choice.as_ref().is_some_and(|choice| choice.filter().neighbours().is_none());
     let cores = vec![Core::default(); events.cpus().into()];
-    let mut gatherer = Gatherer { cores, restricts, ..Gatherer::default() };
+    let mut gatherer = Gatherer { cores, restricts, raises: events.has_raises(), ..Gatherer::default() };
     events.each(choice.as_ref(), true, |step, names| {
         gatherer.step(step, names);
         Ok(())

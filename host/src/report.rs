@@ -387,6 +387,10 @@ pub struct Pair {
     /// Its latencies.
     #[serde(flatten)]
     pub latency: Latency,
+    /// Points of its cumulative distribution: ns, and how many latencies are at most that long. Left out where there is no latency, and
+    /// of the pairs with the least ones where there are many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cdf: Option<spread::Cdf>,
     /// Whether the percentiles are those of the very values (else: of a histogram's buckets).
     pub exact: bool,
     /// What became of its IPIs.
@@ -747,7 +751,7 @@ fn error(capture: &Capture, ipis: &Ipis) -> Option<ErrorInfo> {
     }
 }
 
-fn message_text(fault: &trace_ring::layout::FaultEntry) -> String {
+pub(crate) fn message_text(fault: &trace_ring::layout::FaultEntry) -> String {
     let length = (fault.message_len as usize).min(fault.message.len());
     String::from_utf8_lossy(fault.message.get(..length).unwrap_or_default()).trim_end_matches('\0').to_owned()
 }
@@ -938,9 +942,13 @@ fn kind_name(slot: &Slot) -> String {
 
 fn pairs(capture: &Capture, ipis: &Ipis, tick_ns: f64) -> Vec<Pair> {
     let info = capture.info();
-    let measured = ipis.slots.iter().filter(|slot| slot.counts.sent > 0);
+    let measured: Vec<_> = ipis.slots.iter().filter(|slot| slot.counts.sent > 0).collect();
+    let figures: Vec<_> = measured.iter().map(|slot| vec![&slot.figures]).collect();
+    let cdfs = spread::cdfs(&figures, tick_ns);
     measured
-        .map(|slot| {
+        .into_iter()
+        .zip(cdfs)
+        .map(|(slot, cdf)| {
             let meta = info.plan.phases.get(usize::from(slot.phase));
             Pair {
                 from: slot.from,
@@ -951,6 +959,7 @@ fn pairs(capture: &Capture, ipis: &Ipis, tick_ns: f64) -> Vec<Pair> {
                 level: info.plan.level.clone(),
                 phase: meta.map_or_else(|| slot.phase.to_string(), |meta| meta.name.clone()),
                 latency: Latency::of(slot.latency, tick_ns),
+                cdf,
                 exact: slot.exact,
                 counts: slot.counts,
                 stolen: slot.excused.stolen,
@@ -987,7 +996,7 @@ fn injected(capture: &Capture, view: Option<&View>) -> Vec<Injected> {
             Fault::SlowCallback { core, .. } => truth(core).map(|truth| truth.slowed),
             Fault::Stuck { core, .. } => truth(core).map(|truth| truth.stuck),
             Fault::CsdLock { core, .. } => truth(core).map(|truth| truth.left_locked),
-            Fault::Dead { .. } | Fault::Crash { .. } | Fault::Overflow { .. } => None,
+            Fault::Dead { .. } | Fault::Crash { .. } | Fault::Overflow { .. } | Fault::Stray { .. } => None,
         });
         Injected { fault: text.clone(), struck }
     };

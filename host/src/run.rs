@@ -20,11 +20,13 @@ use crate::drain::{self, Outcome, Settings};
 use crate::error::{Explain as _, Failure, FileError, exit};
 use crate::firmware;
 use crate::inspect;
+use crate::live::About;
 use crate::machine::{HostAbilities, Machine, MachineRequest};
 use crate::plan::{self, Keep, PlanMeta, PlanRequest};
 use crate::progress::Progress;
 use crate::qemu::{Picture, Setup, Version};
 use crate::stop::StopOn;
+use crate::symbols::Symbols;
 
 /// The folder of captures whose name was not given.
 pub const RUNS: &str = "runs";
@@ -57,6 +59,8 @@ pub struct Request {
     pub most_bytes: Option<u64>,
     /// `--on-hang`.
     pub on_hang: OnHang,
+    /// `--live`.
+    pub live: bool,
     /// Shows no progress: runs of the selftest go on side by side.
     pub quiet: bool,
 }
@@ -174,9 +178,13 @@ pub fn qemu(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Finished, Fa
     reserved.keep();
     target.announce(&machine.board.name, &compiled.meta.name, &reserved.path)?;
     let meta = &compiled.meta;
-    let mut progress = match request.quiet {
-        true => Progress::silent(),
-        false => Progress::new(meta.expected_sends, meta.duration()),
+    let mut progress = match (request.quiet, request.live) {
+        (true, _) => Progress::silent(),
+        (false, true) => {
+            let symbols = firmware.elf.as_ref().map(|elf| Symbols::from_elf(&elf.bytes)).unwrap_or_default();
+            Progress::live(About::new(format!("qemu {}", machine.board.name), meta, symbols))
+        }
+        (false, false) => Progress::new(meta.expected_sends, meta.duration()),
     };
     let boot_deadline = Duration::from_secs(60) + Duration::from_millis(100) * machine.cores.into();
     let settings = Settings {

@@ -255,6 +255,13 @@ const CASES: &[Case] = &[
         subject: |draw| Subject::Core(Role::Core, draw.a),
     },
     Case {
+        name: "stray",
+        plan: PAIRS,
+        detector: "fault",
+        fault: |draw| format!("stray:{}", draw.a),
+        subject: |draw| Subject::Core(Role::Core, draw.a),
+    },
+    Case {
         name: "slow-callback +20 us",
         plan: CALLS,
         detector: "slow_callback",
@@ -595,6 +602,7 @@ impl<'a> Bench<'a> {
             },
             firmware: self.settings.firmware.clone(),
             out: Some(out.into()),
+            live: false,
             quiet: true,
             ..Request::default()
         };

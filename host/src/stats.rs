@@ -4,246 +4,11 @@
 //! interval that holds when the counter is coarser than what it measures; nothing is capped or averaged over percentiles.
 
 pub mod distribution;
+mod samples;
 
-use hdrhistogram::Histogram;
 use trace_ring::histogram;
 
-use self::distribution::Piece;
-
-/// Latencies of one kind, in ticks: every one of them up to a bound, then a histogram of two significant digits.
-#[derive(Clone, Debug)]
-pub struct Samples {
-    values: Vec<u64>,
-    limit: usize,
-    sorted: bool,
-    spilled: Option<Histogram<u64>>,
-    count: u64,
-    least: u64,
-    greatest: u64,
-    sum: u128,
-    /// Welford's running mean and sum of squared deviations: no cancellation, whatever the magnitude.
-    mean: f64,
-    squares: f64,
-}
-
-impl Samples {
-    /// An empty one that keeps up to `limit` values as they are.
-    pub fn new(limit: usize) -> Self {
-        Samples {
-            values: Vec::new(),
-            limit,
-            sorted: true,
-            spilled: None,
-            count: 0,
-            least: u64::MAX,
-            greatest: 0,
-            sum: 0,
-            mean: 0.0,
-            squares: 0.0,
-        }
-    }
-
-    /// Adds a latency, ticks.
-    pub fn push(&mut self, ticks: u64) {
-        self.count += 1;
-        self.least = self.least.min(ticks);
-        self.greatest = self.greatest.max(ticks);
-        self.sum += u128::from(ticks);
-        let value = ticks as f64;
-        let step = value - self.mean;
-        self.mean += step / self.count as f64;
-        self.squares += step * (value - self.mean);
-        if self.spilled.is_none() && self.values.len() >= self.limit {
-            self.spill();
-        }
-        match &mut self.spilled {
-            // Fails only where a histogram may not grow; this one may.
-            Some(spilled) => {
-                let _ = spilled.record(ticks);
-            }
-            None => {
-                self.values.push(ticks);
-                self.sorted = false;
-            }
-        }
-    }
-
-    #[cold]
-    fn spill(&mut self) {
-        // Two significant digits are always a legal precision.
-        let Ok(mut spilled) = Histogram::new(2) else { return };
-        spilled.auto(true);
-        for value in std::mem::take(&mut self.values) {
-            let _ = spilled.record(value);
-        }
-        self.spilled = Some(spilled);
-    }
-
-    /// Adds the same latency `count` times, in one step.
-    fn push_many(&mut self, ticks: u64, count: u64) {
-        if self.spilled.is_none() {
-            self.spill();
-        }
-        if let Some(spilled) = &mut self.spilled {
-            // Fails only where a histogram may not grow; this one may.
-            let _ = spilled.record_n(ticks, count);
-        }
-        let value = ticks as f64;
-        let (mine, theirs) = (self.count as f64, count as f64);
-        let step = value - self.mean;
-        self.squares += step * step * mine * theirs / (mine + theirs).max(1.0);
-        self.mean += step * theirs / (mine + theirs).max(1.0);
-        self.count += count;
-        self.sum += u128::from(ticks) * u128::from(count);
-        self.least = self.least.min(ticks);
-        self.greatest = self.greatest.max(ticks);
-    }
-
-    /// How many lie above a number of ticks; beyond the bound on values, as many as surely do.
-    pub fn above(&self, ticks: u64) -> u64 {
-        match &self.spilled {
-            Some(spilled) => {
-                let higher = spilled
-                    .iter_recorded()
-                    .filter(|bucket| spilled.lowest_equivalent(bucket.value_iterated_to()) > ticks);
-                higher.map(|bucket| bucket.count_at_value()).sum()
-            }
-            None => self.values_above(ticks),
-        }
-    }
-
-    /// The same; beyond the bound on values, as many as may.
-    fn above_at_most(&self, ticks: u64) -> u64 {
-        match &self.spilled {
-            Some(spilled) => {
-                let higher = spilled.iter_recorded().filter(|bucket| bucket.value_iterated_to() > ticks);
-                higher.map(|bucket| bucket.count_at_value()).sum()
-            }
-            None => self.values_above(ticks),
-        }
-    }
-
-    /// The values in pieces, by their size: equal ones together, or as the histogram holds them.
-    fn pieces(&self) -> Vec<Piece> {
-        if let Some(spilled) = &self.spilled {
-            let piece = |bucket: hdrhistogram::iterators::IterationValue<u64>| Piece {
-                low: spilled.lowest_equivalent(bucket.value_iterated_to()).clamp(self.least, self.greatest),
-                high: spilled.highest_equivalent(bucket.value_iterated_to()).clamp(self.least, self.greatest),
-                count: bucket.count_at_value(),
-            };
-            return spilled.iter_recorded().map(piece).collect();
-        }
-        let mut values = self.values.clone();
-        values.sort_unstable();
-        let equal = values.chunk_by(|a, b| a == b);
-        equal
-            .filter_map(|run| Some((*run.first()?, run.len() as u64)))
-            .map(|(value, count)| Piece { low: value, high: value, count })
-            .collect()
-    }
-
-    fn values_above(&self, ticks: u64) -> u64 {
-        match self.sorted {
-            true => (self.values.len() - self.values.partition_point(|value| *value <= ticks)) as u64,
-            false => self.values.iter().filter(|value| **value > ticks).count() as u64,
-        }
-    }
-
-    /// The least value that a share of all are at most.
-    pub fn quantile(&self, share: f64) -> Option<u64> {
-        if let Some(spilled) = &self.spilled {
-            return Some(spilled.value_at_quantile(share).clamp(self.least, self.greatest));
-        }
-        let rank = ((share * self.count as f64).ceil().max(1.0) as usize).min(self.values.len());
-        if self.sorted {
-            return self.values.get(rank.checked_sub(1)?).copied();
-        }
-        let mut values = self.values.clone();
-        let (_, value, _) = values.select_nth_unstable(rank.checked_sub(1)?);
-        Some(*value)
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> u64 {
-        self.count
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Whether percentiles are those of the very values.
-    pub fn is_exact(&self) -> bool {
-        self.spilled.is_none()
-    }
-
-    /// Adds all values of another.
-    pub fn merge(&mut self, other: &Samples) {
-        if let Some(theirs) = &other.spilled {
-            if self.spilled.is_none() {
-                self.spill();
-            }
-            if let Some(mine) = &mut self.spilled {
-                // Fails only where a histogram may not grow; this one may.
-                let _ = mine.add(theirs);
-            }
-            self.combine(other);
-            return;
-        }
-        for value in &other.values {
-            self.push(*value);
-        }
-    }
-
-    /// Sums of two samples together (Chan et al., "Updating formulae and a pairwise algorithm for computing sample variances").
-    fn combine(&mut self, other: &Samples) {
-        let (mine, theirs) = (self.count as f64, other.count as f64);
-        let both = (mine + theirs).max(1.0);
-        let step = other.mean - self.mean;
-        self.squares += other.squares + step * step * mine * theirs / both;
-        self.mean += step * theirs / both;
-        self.count += other.count;
-        self.sum += other.sum;
-        self.least = self.least.min(other.least);
-        self.greatest = self.greatest.max(other.greatest);
-    }
-
-    /// The figures. `resolution`: the counter's smallest step, ticks.
-    pub fn summary(&mut self, resolution: f64) -> Option<Summary> {
-        if self.count == 0 {
-            return None;
-        }
-        if !self.sorted {
-            self.values.sort_unstable();
-            self.sorted = true;
-        }
-        let quantile = |share: f64| match &self.spilled {
-            Some(spilled) => spilled.value_at_quantile(share).clamp(self.least, self.greatest) as f64,
-            None => {
-                let rank = (share * self.count as f64).ceil().max(1.0) as usize;
-                self.values.get(rank - 1).copied().unwrap_or(self.greatest) as f64
-            }
-        };
-        let mean = self.sum as f64 / self.count as f64;
-        // Of sorted values the same to the last bit, in whatever order they came.
-        let squares = match &self.spilled {
-            Some(_) => self.squares,
-            None => self.values.iter().map(|value| (*value as f64 - mean).powi(2)).sum(),
-        };
-        let deviation = if self.count > 1 { (squares / (self.count - 1) as f64).max(0.0).sqrt() } else { 0.0 };
-        Some(Summary::new(
-            self.count,
-            self.least,
-            self.greatest,
-            mean,
-            deviation,
-            resolution,
-            self.is_exact(),
-            quantile,
-        ))
-    }
-}
+pub use self::samples::Samples;
 
 /// Figures of a sample, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -443,16 +208,9 @@ impl Spread {
         let (min, max) = match figures {
             Figures::None => return,
             Figures::Samples(samples) => {
-                match &samples.spilled {
-                    Some(spilled) => {
-                        for step in spilled.iter_recorded() {
-                            let ticks = step.value_iterated_to().clamp(samples.least, samples.greatest);
-                            self.put(ticks, step.count_at_value());
-                        }
-                    }
-                    None => samples.values.iter().for_each(|ticks| self.put(*ticks, 1)),
-                }
-                (samples.least, samples.greatest)
+                samples.visit(|ticks, count| self.put(ticks, count));
+                let (least, greatest, _) = samples.extremes_and_sum();
+                (least, greatest)
             }
             Figures::Buckets { counts, min, max, .. } => {
                 for (mine, theirs) in self.counts.iter_mut().zip(counts) {
@@ -563,7 +321,7 @@ impl Pool {
         }
         let summary = all.summary(resolution)?;
         let n = self.count + self.samples.len();
-        let sum = self.sum + self.samples.sum;
+        let sum = self.sum + self.samples.extremes_and_sum().2;
         let mean = sum as f64 / n.max(1) as f64;
         Some(Summary {
             n,

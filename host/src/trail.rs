@@ -10,6 +10,7 @@ use linux_trace::{Texts, What};
 use report_page::{Arrow, Trail, TrailEvent};
 
 use crate::capture::Capture;
+use crate::choice::Choice;
 use crate::correlate::correlate_heard;
 use crate::correlate::message::Message;
 use crate::detect;
@@ -39,12 +40,12 @@ struct Span {
     left_out: u64,
 }
 
-/// The trails around the latest IPIs of a capture, one for each of some pairs; none where it keeps no latencies.
+/// The trails around the latest IPIs of a capture, of those that a filter picks, one for each of some pairs; none where it keeps no latencies.
 ///
 /// # Errors
 ///
 /// The capture's, and that its clock is not known.
-pub fn trails(capture: &Capture) -> Result<Vec<Trail>, ExportError> {
+pub fn trails(capture: &Capture, choice: Option<&Choice>) -> Result<Vec<Trail>, ExportError> {
     let events = Events::prepare(capture)?;
     if !events.is_timed() {
         return Ok(Vec::new());
@@ -52,7 +53,8 @@ pub fn trails(capture: &Capture) -> Result<Vec<Trail>, ExportError> {
     let hz = events.hz();
     let mut worst: BTreeMap<(u16, u16), Message> = BTreeMap::new();
     correlate_heard(capture, &mut |message| {
-        if let (Some(from), Some(latency)) = (message.from, message.latency) {
+        let picked = choice.is_none_or(|choice| choice.picks(message));
+        if let (true, Some(from), Some(latency)) = (picked, message.from, message.latency) {
             let place = worst.entry((from, message.to)).or_insert(*message);
             if place.latency.is_none_or(|before| latency > before) {
                 *place = *message;

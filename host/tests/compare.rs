@@ -70,6 +70,22 @@ fn verdict_line(comparison: &Comparison) -> String {
 }
 
 #[test]
+fn all_but_the_verdict_fits_the_terminal() {
+    let golden = silicon(8, 60, noise(1));
+    let target = silicon(8, 60, |from, to, round| noise(2)(from, to, round) + if to % 4 == 1 { 400 } else { 0 });
+    let comparison = compared(&[&golden, &target]);
+    assert!(comparison.changes.len() > 1, "{:?}", comparison.changes);
+    for (width, unicode) in [(40, true), (80, true), (80, false), (200, true)] {
+        let page = comparison.text(&Options { color: false, width, unicode });
+        let lines = page.lines().filter(|line| !line.starts_with("Verdict: "));
+        let widest = lines.map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= usize::from(width), "{widest} of {width} columns\n{page}");
+        assert!(unicode || page.is_ascii(), "{page}");
+        assert_eq!(page.contains("left out to fit"), width < 200, "{width} columns\n{page}");
+    }
+}
+
+#[test]
 fn two_runs_of_one_machine_show_no_difference() {
     for scope in [VerdictScope::Silicon, VerdictScope::Emulated, VerdictScope::Virtualized] {
         let runs: Vec<Simulator> = (0..2)

@@ -195,7 +195,7 @@ fn the_trails_of_a_report_hold_the_latest_ipis_with_their_arrows() {
     target.ping(slow, 400);
     target.ping(slower, 900);
     let capture = captured(folder.path(), &target);
-    let trails = host::trail::trails(&capture).expect("trails");
+    let trails = host::trail::trails(&capture, None).expect("trails");
     assert_eq!(trails.len(), 3);
     let tick = 1e9 / simulator::HZ as f64;
     for (trail, (from, to, ticks)) in trails.iter().zip([(3, 0, 900.0), (1, 2, 400.0)]) {
@@ -209,7 +209,7 @@ fn the_trails_of_a_report_hold_the_latest_ipis_with_their_arrows() {
     }
     // A trace without latencies has none.
     let capture = captured(folder.path(), &Simulator::matrix(2));
-    assert!(host::trail::trails(&capture).expect("none").is_empty());
+    assert!(host::trail::trails(&capture, None).expect("none").is_empty());
 }
 
 /// The reference set, where it is: it does not come with the project.

@@ -542,3 +542,22 @@ fn junit_has_a_case_for_the_verdict_and_one_for_each_rule() {
     assert!(clean.contains("tests=\"1\" failures=\"0\" errors=\"0\""), "{clean}");
     elements(&clean);
 }
+
+#[test]
+fn limits_with_long_names_fit_every_terminal() {
+    let text = "[[limit]]\nname = \"what nobody may break, whatever the state of the receiver may be\"\nmax = \"1us\"\n\
+                [[limit]]\nname = \"a_name_that_is_one_word_and_longer_than_a_column_of_the_table_should_be\"\nlost = 0\n";
+    let report = held(&slow_core_2(50), text);
+    assert_eq!(report.limits.as_ref().map(|limits| (limits.passed, limits.failed)), Some((1, 1)));
+    for width in [40, 80, 120, 200] {
+        let plain = report.text(&Options { color: false, width, unicode: true });
+        let widest = plain.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= usize::from(width), "{widest} of {width} columns\n{plain}");
+        // Colours change nothing else: not even the spaces at the end of a line.
+        let coloured = report.text(&Options { color: true, width, unicode: true });
+        let mut pieces = coloured.split('\u{1b}');
+        let first = pieces.next().unwrap().to_owned();
+        let without = pieces.fold(first, |text, piece| text + piece.split_once('m').unwrap().1);
+        assert_eq!(without, plain);
+    }
+}

@@ -2,6 +2,8 @@
 
 #[path = "synthetic/calls.rs"]
 mod calls;
+#[path = "synthetic/outcomes.rs"]
+mod outcomes;
 mod simulator;
 #[path = "synthetic/witness.rs"]
 mod witness;
@@ -140,18 +142,7 @@ fn losses_from_all_senders_are_the_receivers() {
 fn storm() -> Simulator {
     let mut target = Simulator::standard(4);
     target.run(20, quiet);
-    let (a, b) = (target.slot(1, 0), target.slot(2, 0));
-    target.send(a, 2);
-    target.now += 3;
-    target.send(b, 2);
-    target.now += 3;
-    target.acknowledge(0, 0, target.now);
-    target.now += 10;
-    for _ in 0..3 {
-        target.send(a, 2);
-        target.now += 3;
-    }
-    target.acknowledge(0, 0, target.now);
+    target.merge();
     target.now += 10;
     target
 }

@@ -5,6 +5,12 @@
 //! table, so that a trace larger than memory is read in bounded memory. What cannot be read is counted by kind and place, never
 //! skipped silently, and nothing in a file makes a reader panic.
 
+// No input makes the host panic. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable, clippy::todo)
+)]
+
 pub mod dat;
 pub mod event;
 pub mod input;

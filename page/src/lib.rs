@@ -3,6 +3,12 @@
 //! [`html`] takes the report's JSON (`ipiscope.report/1`) and shows what is there; a field that a report does not have is not shown.
 //! What comes from a trace or a plan is hostile: in HTML it is escaped, for the script it is data, and the script puts it in as text.
 
+// No input makes the host panic. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable, clippy::todo)
+)]
+
 mod facts;
 mod table;
 mod tables;
@@ -97,6 +103,8 @@ pub fn html(report: &Value, trails: &[Trail]) -> String {
     parts.insert("suspects".into(), suspects(report));
     parts.insert("clusters".into(), clusters(report));
     parts.insert("distributions".into(), distributions(report));
+    parts.insert("pair_cdfs".into(), cdfs(report, "pairs", &["from", "to", "phase", "kind", "state", "delivery"]));
+    parts.insert("core_cdfs".into(), cdfs(report, "core_figures", &["core", "role", "kind", "state"]));
     parts.insert("trails".into(), json!(trails));
     for name in ["series", "queue_depth"] {
         let (value, note) = over_time(report, name);
@@ -225,6 +233,20 @@ fn distributions(report: &Value) -> Value {
         })
     };
     list(report, "distributions").iter().map(one).collect()
+}
+
+/// Points of the rows that have them, by what the rows are of: its values with `|` between them.
+fn cdfs(report: &Value, name: &str, key: &[&str]) -> Value {
+    let word = |row: &Value, key: &&str| match row.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+        None => "null".to_owned(),
+    };
+    let one = |row: &Value| {
+        let words: Vec<String> = key.iter().map(|key| word(row, key)).collect();
+        Some((words.join("|"), row.get("cdf")?.clone()))
+    };
+    Value::Object(list(report, name).iter().filter_map(one).collect())
 }
 
 /// What stands in the report for each core over time: of the cores with the greatest values where all would be too much.

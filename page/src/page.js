@@ -663,6 +663,8 @@
     QUANTILES.map(([key, name, share]) => ({ name, share, ns: table.of[key]?.[row] ?? null })).filter((point) => point.ns !== null);
   const SQUARE = "#ee6677";
   const ROUND = "#228833";
+  /** Whose histogram is shown. */
+  let bars = "all";
   const drawSpread = () => {
     if (!spreads.length) return;
     const coreBox = byId("spread-controls").querySelectorAll("select")[1];
@@ -678,6 +680,10 @@
       coreRow = Array.from({ length: figures.rows }, (_, row) => row).findIndex(same);
     }
     const corePoints = coreRow < 0 ? [] : quantilesOf(figures, coreRow);
+    const nameOf = (word) => (word === null || word === undefined ? "null" : word);
+    const { phase, kind, state, delivery } = groups[chosen.group]?.parts ?? {};
+    const pairCdf = pair === undefined ? undefined : DATA.pair_cdfs[[chosen.from, chosen.to, phase, kind, state, delivery].map(nameOf).join("|")];
+    const coreCdf = coreRow < 0 ? undefined : DATA.core_cdfs[["core", "role", "kind", "state"].map((name) => nameOf(figures.of[name][coreRow])).join("|")];
     const range = around([...one.cdf.map(([ns]) => ns), ...pairPoints.map((point) => point.ns), ...corePoints.map((point) => point.ns)]);
     if (!range) return;
     const total = one.cdf.at(-1)[1];
@@ -686,38 +692,46 @@
     const alternative = `Cumulative distribution of ${grouped(total)} latencies: ${spreadName(one)}; from ${wholeTicks(one.cdf[0][0])} to ${wholeTicks(one.cdf.at(-1)[0])}`;
     const chart = plot(byId("cdf"), { title: "Share that took at most so long", alternative, x, y: { low: 0, high: 1, text: percent } });
     const { node, X, Y, margin, width } = chart;
-    let line = `M${margin.left},${Y(0)}`;
-    let last = 0;
-    for (const [ns, count] of one.cdf) {
-      if (ns > 0) line += `L${X(ns).toFixed(1)},${Y(last).toFixed(1)}L${X(ns).toFixed(1)},${Y(count / total).toFixed(1)}`;
-      last = count / total;
-    }
-    node.append(svg("path", { d: `${line}L${width - margin.right},${Y(1)}`, fill: "none", stroke: "var(--accent)", "stroke-width": 2 }));
+    const curve = (cdf, stroke, dash, whose) => {
+      const total = cdf.at(-1)[1];
+      let line = `M${margin.left},${Y(0)}`;
+      let last = 0;
+      for (const [ns, count] of cdf) {
+        if (ns > 0) line += `L${X(ns).toFixed(1)},${Y(last).toFixed(1)}L${X(ns).toFixed(1)},${Y(count / total).toFixed(1)}`;
+        last = count / total;
+      }
+      node.append(svg("path", { d: `${line}L${width - margin.right},${Y(1)}`, fill: "none", stroke, "stroke-width": 2, "stroke-dasharray": dash, "data-whose": whose }));
+    };
+    curve(one.cdf, "var(--accent)", "none", "all");
+    if (coreCdf?.length) curve(coreCdf, SQUARE, "7 3", "core");
+    if (pairCdf?.length) curve(pairCdf, ROUND, "2 2", "pair");
     const entries = [["var(--accent)", spreadName(one)]];
     for (const { ns, share, name } of corePoints) {
       node.append(svg("rect", { x: X(ns) - 6, y: Y(share) - 6, width: 12, height: 12, fill: "none", stroke: SQUARE, "stroke-width": 2.5 }, svg("title", {}, `${name} ${wholeTicks(ns)}`)));
     }
-    if (corePoints.length) entries.push([SQUARE, `core ${chosen.core} as ${figures.of.role[coreRow]} (squares: its figures)`]);
+    if (corePoints.length) entries.push([SQUARE, `core ${chosen.core} as ${figures.of.role[coreRow]} (dashes; squares: its figures)`]);
     for (const { ns, share, name } of pairPoints) {
       node.append(svg("circle", { cx: X(ns), cy: Y(share), r: 4, fill: ROUND, stroke: "var(--paper)" }, svg("title", {}, `${name} ${wholeTicks(ns)}`)));
     }
-    if (pairPoints.length) entries.push([ROUND, `pair ${chosen.from} to ${chosen.to}, ${groups[chosen.group].name} (circles: its figures)`]);
+    if (pairPoints.length) entries.push([ROUND, `pair ${chosen.from} to ${chosen.to}, ${groups[chosen.group].name} (dots; circles: its figures)`]);
     byId("cdf").append(key(entries));
 
-    const most = one.cdf.reduce((most, [, count], index) => Math.max(most, count - (index ? one.cdf[index - 1][1] : 0)), 0);
-    const bars = plot(byId("histogram"), {
-      title: "How many took so long",
-      alternative: `Histogram of ${grouped(total)} latencies: ${spreadName(one)}; the fullest of ${one.cdf.length} buckets has ${grouped(most)}`,
+    const whose = { pair: [pairCdf, `pair ${chosen.from} to ${chosen.to}`, ROUND], core: [coreCdf, `core ${chosen.core}`, SQUARE] }[bars];
+    const [shown, of, fill] = whose?.[0]?.length ? whose : [one.cdf, spreadName(one), "var(--accent)"];
+    const most = shown.reduce((most, [, count], index) => Math.max(most, count - (index ? shown[index - 1][1] : 0)), 0);
+    const histogram = plot(byId("histogram"), {
+      title: `How many took so long: ${of}`,
+      alternative: `Histogram of ${grouped(shown.at(-1)[1])} latencies: ${of}; the fullest of ${shown.length} buckets has ${grouped(most)}`,
       x, y: { low: 0, high: most, text: (count) => (Number.isInteger(count) ? grouped(count) : "") },
     });
-    one.cdf.forEach(([ns, count], index) => {
-      const [before, seen] = index ? one.cdf[index - 1] : [0, 0];
+    shown.forEach(([ns, count], index) => {
+      const [before, seen] = index ? shown[index - 1] : [0, 0];
       if (!(ns > 0) || count === seen) return;
-      const right = bars.X(ns);
+      const right = histogram.X(ns);
       // No wider than it is seen, however far the bucket before it is.
-      const left = Math.max(right - 10, before > 0 ? bars.X(before) : -Infinity);
-      const top = Math.min(bars.Y(count - seen), bars.Y(0) - 1);
-      bars.node.append(svg("rect", { x: left, y: top, width: Math.max(1, right - left - 0.5), height: bars.Y(0) - top, fill: "var(--accent)" },
+      const left = Math.max(right - 10, before > 0 ? histogram.X(before) : -Infinity);
+      const top = Math.min(histogram.Y(count - seen), histogram.Y(0) - 1);
+      histogram.node.append(svg("rect", { x: left, y: top, width: Math.max(1, right - left - 0.5), height: histogram.Y(0) - top, fill },
         svg("title", {}, `${before > 0 ? `above ${wholeTicks(before)}, ` : ""}at most ${wholeTicks(ns)}: ${grouped(count - seen)}`)));
     });
     byId("histogram").append(el("p", { class: "hint" }, "A bar for each point of the report's distribution; it ends at the greatest length that it counts."));
@@ -734,6 +748,7 @@
         drawSeries();
       }));
     }
+    controls.append(select("Histogram of", [["all", "all"], ["core", "the core"], ["pair", "the pair"]], "all", (value) => { bars = value; drawSpread(); }));
     show("spread-section");
   }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use report_page::html;
 use serde_json::{Value, json};
@@ -97,6 +97,51 @@ fn pick(browser: &mut Browser, form: &str, label: &str, value: &str) {
            box.dispatchEvent(new Event('change')); return box.value; }})()"
     ));
     assert_eq!(found, json!(value));
+}
+
+#[test]
+fn the_distribution_of_a_pair_and_of_a_core_is_their_own() {
+    if !chromium::is_here() {
+        return;
+    }
+    let report = support::machine(6);
+    let mut browser = shown(&report);
+    browser.eval("document.querySelector('#heatmap-box td[data-from=\"1\"][data-to=\"2\"]').click()");
+    pick(&mut browser, "spread-controls", "Core", "4");
+    let curves = "[...document.querySelectorAll('#cdf path[data-whose]')].map((path) => path.dataset.whose)";
+    assert_eq!(browser.eval(curves), json!(["all", "core", "pair"]));
+    let bars = "[...document.querySelectorAll('#histogram rect title')].map((title) => title.textContent)";
+    let of_all = browser.eval(bars);
+    pick(&mut browser, "spread-controls", "Histogram of", "pair");
+    let pair = report["pairs"].as_array().and_then(|pairs| pairs.iter().find(|row| row["from"] == 1 && row["to"] == 2));
+    let points = pair.and_then(|row| row["cdf"].as_array()).expect("a pair with its distribution");
+    let of_pair = browser.eval(bars);
+    let of_pair = of_pair.as_array().expect("bars");
+    assert_eq!(of_pair.len(), points.len());
+    for (bar, share) in of_pair.iter().zip([200; 5]) {
+        assert!(bar.as_str().is_some_and(|text| text.ends_with(&format!(": {share}"))), "{bar}");
+    }
+    pick(&mut browser, "spread-controls", "Histogram of", "core");
+    let of_core = browser.eval(bars);
+    assert!(
+        of_core
+            .as_array()
+            .is_some_and(|bars| bars.iter().all(|bar| bar.as_str().is_some_and(|text| text.ends_with(": 1,000")))),
+        "{of_core}"
+    );
+    pick(&mut browser, "spread-controls", "Histogram of", "all");
+    assert_eq!(browser.eval(bars), of_all);
+    // A pair that the report has no distribution of is shown by its figures, and the histogram is that of all.
+    let mut report = report;
+    report["pairs"].as_array_mut().into_iter().flatten().for_each(|row| {
+        row.as_object_mut().map(|row| row.remove("cdf"));
+    });
+    let mut browser = shown(&report);
+    browser.eval("document.querySelector('#heatmap-box td[data-from=\"1\"][data-to=\"2\"]').click()");
+    pick(&mut browser, "spread-controls", "Histogram of", "pair");
+    assert_eq!(browser.eval(curves), json!(["all", "core"]));
+    assert_eq!(browser.eval(bars), of_all);
+    assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
 #[test]
@@ -412,51 +457,4 @@ fn a_page_prints() {
     }
     let mut browser = shown(&support::late());
     assert!(browser.print().starts_with(b"%PDF-"));
-}
-
-/// Pictures of the pages of `FOLDER/*.json` and of made-up machines: `PAGE_PICTURES=FOLDER`, `--ignored`.
-#[test]
-#[ignore = "makes pictures for the eye, and judges nothing"]
-fn pictures_of_pages() {
-    let folder = PathBuf::from(std::env::var_os("PAGE_PICTURES").expect("PAGE_PICTURES names a folder"));
-    let mut reports =
-        vec![("made-64".to_owned(), support::machine(64)), ("made-512".to_owned(), support::machine(512))];
-    for entry in std::fs::read_dir(&folder).expect("a folder").flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            reports.push((name, serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON")));
-        }
-    }
-    if let Some(only) = std::env::var_os("PAGE_PICTURES_OF") {
-        reports.retain(|(name, _)| *name == only.to_string_lossy());
-    }
-    for (name, report) in reports {
-        let picture = |what: &str| folder.join(format!("{name}-{what}.png"));
-        let mut browser = Browser::start();
-        let file = write(&browser, &report);
-        eprintln!("{name}: {} bytes", std::fs::metadata(&file).expect("a file").len());
-        let mut take = |width, height, dark: bool, what: &str, file: &Path| {
-            browser.size(width, height);
-            let scheme = if dark { "dark" } else { "light" };
-            browser.call(
-                "Emulation.setEmulatedMedia",
-                json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] }),
-            );
-            browser.open(file);
-            let took = "(() => { const [n] = performance.getEntriesByType('navigation'); return Math.round(n.loadEventEnd); })()";
-            eprintln!("{name}, {what}: loaded in {} ms", browser.eval(took));
-            browser.picture(&picture(what), false);
-            if !dark {
-                let long =
-                    browser.eval("Math.min(8000, document.documentElement.scrollHeight)").as_u64().unwrap_or(5000);
-                browser.size(width, long as u32);
-                browser.picture(&picture(&format!("{what}-whole")), false);
-            }
-        };
-        take(1366, 768, false, "desktop", &file);
-        take(1366, 3000, true, "dark", &file);
-        take(390, 844, false, "phone", &file);
-        std::fs::write(folder.join(format!("{name}.pdf")), browser.print()).expect("written");
-    }
 }

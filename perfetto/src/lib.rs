@@ -29,6 +29,12 @@
 //! # }
 //! ```
 
+// No input makes the host panic. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable, clippy::todo)
+)]
+
 mod messages;
 
 use std::collections::HashMap;

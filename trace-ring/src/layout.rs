@@ -371,7 +371,7 @@ pub struct CoreEntry {
     pub empty_acknowledges: u64,
     /// Acknowledges that returned 1020..=1023.
     pub spurious_intids: u64,
-    /// Interrupts of the kit's own (wake-ups, timer) and INTIDs that nobody asked for.
+    /// Interrupts of the kit's own (wake-ups, timer), and LPIs.
     pub other_interrupts: u64,
     /// Plan operations that were left out because the other core is not up.
     pub skipped_ops: u64,
@@ -577,6 +577,8 @@ pub mod fault_kind {
     pub const REFUSED: u32 = 5;
     /// No fault: the registers that IPI `crash_stop` saved before it parked the core.
     pub const CRASH_STOP: u32 = 6;
+    /// An interrupt that nobody handles; `message` names its INTID, and `elr`, `spsr`, `sp` are those of the code that it interrupted.
+    pub const UNHANDLED: u32 = 7;
 }
 
 /// An exception or a panic. 512 bytes. `kind` is written last.

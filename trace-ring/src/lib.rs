@@ -17,6 +17,12 @@
 //!
 //! Everything is little-endian and built of fixed-width fields; sizes and offsets are asserted at compile time. A change
 //! of layout bumps [`layout::ABI_VERSION`] in the same commit.
+
+// Neither a region nor a plan makes its reader panic, and the writer runs in handlers. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable, clippy::todo)
+)]
 #![no_std]
 
 #[cfg(any(test, not(target_os = "none")))]

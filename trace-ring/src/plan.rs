@@ -357,6 +357,8 @@ pub mod twin_kind {
     pub const JUMP: u32 = 19;
     /// At `rate`, a stamp of `core` is behind by `ticks`.
     pub const STEP_BACK: u32 = 20;
+    /// When its first phase has begun, `core` makes the distributor's last SPI pending for itself.
+    pub const STRAY: u32 = 21;
 }
 
 /// Operation codes.

@@ -153,6 +153,7 @@ impl Kind {
     }
 
     /// The kind of a number.
+    #[inline]
     pub const fn from_code(code: u8) -> Self {
         match code {
             1 => Kind::Send,
@@ -320,11 +321,13 @@ pub const SLOT_SHIFT: u32 = 40;
 
 impl Event {
     /// Of a `Send`: ticks from before the DSB to after the ISB.
+    #[inline]
     pub const fn window(&self) -> u64 {
         self.arg & ((1 << SLOT_SHIFT) - 1)
     }
 
     /// Of a `Send`: index of the pair slot that counts it (of a broadcast: that of core 0).
+    #[inline]
     pub const fn slot(&self) -> u32 {
         (self.arg >> SLOT_SHIFT) as u32
     }
@@ -379,6 +382,7 @@ impl Record {
     }
 
     /// Decodes 32 bytes as they lie in memory, as [`Record::from_words`] does.
+    #[inline]
     pub fn from_bytes(bytes: &[u8; RECORD_BYTES as usize], index: u64) -> Option<Self> {
         let mut words = [0; 4];
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {

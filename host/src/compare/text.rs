@@ -1,14 +1,17 @@
 //! A comparison as text: what was compared, what changed, the worst first; the verdict last, in one line.
+//!
+//! It fits its terminal as a report does; but for the verdict, which stays one line for scripts, however long its evidence is.
 
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::CellAlignment;
 
 use super::{Change, Comparison, Finding, Input};
 use crate::capture::VerdictScope;
 use crate::detect::duration;
 use crate::report::Options;
+use crate::terminal;
 
 /// Changes that are listed.
 const LISTED: usize = 12;
@@ -41,10 +44,12 @@ impl Comparison {
     /// The comparison for a terminal.
     pub fn text(&self, options: &Options) -> String {
         let mut text = String::new();
+        let item =
+            |text: &mut String, label: &str, said: &str| text.push_str(&terminal::wrapped(label, 10, said, options));
         for side in &self.a {
-            let _ = writeln!(text, "A         {}", input(side));
+            item(&mut text, "A", &input(side));
         }
-        let _ = writeln!(text, "B         {}", input(&self.b));
+        item(&mut text, "B", &input(&self.b));
         let whose = match self.verdict_scope {
             VerdictScope::Silicon => "the machine's own",
             VerdictScope::Virtualized => "a hypervisor's: of latencies only a receiver's at its best are judged",
@@ -52,26 +57,26 @@ impl Comparison {
             VerdictScope::Instructions => "counted instructions: 1 ns is one",
             VerdictScope::LinuxTrace => "another kernel's: of latencies only a receiver's at its best are judged",
         };
-        let _ = writeln!(text, "Time      {whose}");
+        item(&mut text, "Time", whose);
         let floors = &self.floors;
-        let _ = writeln!(
-            text,
-            "Floors    {:.0} ticks ({}), {:.0} % of A, {:.0} times the spread among like pairs; false alarms {:.0} %",
+        let told = format!(
+            "{:.0} ticks ({}), {:.0} % of A, {:.0} times the spread among like pairs; false alarms {:.0} %",
             floors.ticks,
             duration(floors.ns, self.tick_ns),
             floors.share * 100.0,
             floors.spreads,
             floors.false_share * 100.0
         );
+        item(&mut text, "Floors", &told);
         let few = if self.too_few > 0 { format!("; {} have too few latencies", self.too_few) } else { String::new() };
-        let _ = writeln!(text, "Compared  {} pairs{few}", self.compared);
+        item(&mut text, "Compared", &format!("{} pairs{few}", self.compared));
         self.table(&mut text, "What changed", &self.changes, LISTED, options);
         self.table(&mut text, "Worth a look (not judged)", &self.advisories, ADVISED, options);
         if !self.notes.is_empty() {
             text.push('\n');
         }
         for note in &self.notes {
-            let _ = writeln!(text, "note: {note}");
+            text += &terminal::wrapped("note: ", 6, note, options);
         }
         let (color, words) = self.verdict_line();
         let style = if options.color { Style::new().fg_color(Some(color.into())).bold() } else { Style::new() };
@@ -112,11 +117,7 @@ impl Comparison {
         }
         let bold = if options.color { Style::new().bold() } else { Style::new() };
         let _ = writeln!(text, "\n{bold}{title}{bold:#}");
-        let dash = if options.unicode { '\u{2500}' } else { '-' };
-        let mut table = Table::new();
-        table.load_style(TableStyle::new().header_separator(LineStyle::none().fill(dash).junction(dash)));
-        table.set_content_arrangement(ContentArrangement::Disabled);
-        table.force_no_tty();
+        let mut table = terminal::table(options);
         table.set_header(["whose", "figure", "A", "B", "change", "delta", "q", "where"]);
         for change in changes.iter().take(most) {
             let value = |value: f64| match change.unit {
@@ -159,12 +160,7 @@ impl Comparison {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 1));
-        }
-        for line in table.to_string().lines() {
-            let _ = writeln!(text, "{}", line.trim_end());
-        }
+        text.push_str(&terminal::fitted(table, &[5, 6], options));
         if changes.len() > most {
             let _ = writeln!(text, "and {} more (see --json)", changes.len() - most);
         }

@@ -21,7 +21,7 @@ use super::witness::{Excused, GapTotals, Recovered, Series};
 use super::{Counts, Free, From, Ipis, LaneTally, MOST_EVIDENCE, Probes, Slot, View};
 use crate::capture::{Capture, CaptureError};
 use crate::linux::{Decoder, Table};
-use crate::reason::kind;
+use crate::reason::{self, kind};
 use crate::stats::{Figures, Samples, Summary};
 
 /// The calls that waited longest are kept, so many of them: as on bare metal.
@@ -330,11 +330,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
             return;
         }
         // What the handler will be is told by the callback alone.
-        let words = match self.table.name(callback) {
-            "" => "Rescheduling interrupts",
-            name if name.starts_with("generic_smp_call_function_single_interrupt") => "Function call interrupts",
-            _ => "IRQ work interrupts",
-        };
+        let words = reason::of_callback(self.table.name(callback));
         let reason = self.table.names.iter().position(|name| name == words).unwrap_or(0);
         let reason = Name(u32::try_from(reason).unwrap_or(0));
         if let Some(queued) = queued {

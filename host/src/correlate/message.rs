@@ -25,6 +25,21 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All, in the order of their codes.
+    pub const ALL: [Outcome; 6] = [
+        Outcome::Delivered,
+        Outcome::Coalesced,
+        Outcome::Lost,
+        Outcome::Misrouted,
+        Outcome::InFlight,
+        Outcome::Unknown,
+    ];
+
+    /// One by its code (`outcome as u8`).
+    pub fn from_code(code: u8) -> Option<Outcome> {
+        Outcome::ALL.get(usize::from(code)).copied()
+    }
+
     /// Its name in reports and filters.
     pub const fn name(self) -> &'static str {
         match self {

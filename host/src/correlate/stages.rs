@@ -161,6 +161,8 @@ impl Interrupts {
     #[inline]
     pub(super) fn see(&mut self, core: u16, nmi: bool, event: &Event) -> u64 {
         match event.kind {
+            // Without stamps of interrupts nothing explains a wait.
+            Kind::Receive | Kind::ReceiveEmpty if !self.is_open(core, nmi) => event.t.wrapping_sub(event.arg),
             Kind::Stage
             | Kind::Receive
             | Kind::ReceiveEmpty
@@ -169,6 +171,12 @@ impl Interrupts {
             | Kind::Park => self.look(core, nmi, event),
             _ => 0,
         }
+    }
+
+    #[inline]
+    fn is_open(&self, core: u16, nmi: bool) -> bool {
+        let lanes = self.lanes.get(usize::from(core));
+        lanes.and_then(|lanes| lanes.get(usize::from(nmi))).is_some_and(|lane| lane.open.is_some())
     }
 
     fn look(&mut self, core: u16, nmi: bool, event: &Event) -> u64 {
@@ -224,7 +232,6 @@ impl Interrupts {
             return latency;
         };
         let free = lane.free;
-        // Without stamps of interrupts nothing explains a wait.
         let Some(open) = &mut lane.open else { return latency };
         let first = !std::mem::replace(&mut open.entered, true);
         let acknowledged = open.acknowledged;

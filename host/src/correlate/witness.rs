@@ -15,7 +15,7 @@ use trace_ring::layout::{Context, LANES_PER_CORE};
 use trace_ring::record::{Event, Kind, RECORD_BYTES, Record, Witness};
 
 use super::View;
-use crate::capture::{Batch, Capture, CaptureError};
+use crate::capture::{Batch, Capture, CaptureError, tells_away};
 use crate::correlate::MOST_EVIDENCE;
 
 /// Gaps and heartbeats that are kept, of all cores together.
@@ -249,13 +249,23 @@ impl Watch {
             window: ticks(gap_ns).filter(|gap| *gap > 0).unwrap_or(u64::MAX),
             near: ticks(OLDER_NS).zip(ticks(SOON_NS)),
         };
-        // A second way through the records, where there can be any of these.
+        // Before all other records, where there can be any of these.
         let asked = watching.is_none_or(|watching| watching != Watching::default());
         let counted =
             |view: &&View| view.quiescent && view.cores.iter().all(|core| core.gaps == 0 && core.heartbeats == 0);
         if asked && view.filter(counted).is_none() {
-            let mut next = vec![0; cores * LANES_PER_CORE];
-            capture.lanes(|batch| watch.batch(batch, &mut next))?;
+            match capture.away() {
+                Some(list) => list.for_each(|(core, index, record)| {
+                    if let Some(record) = Record::from_bytes(record, index) {
+                        watch.record(core, &record.event);
+                    }
+                }),
+                // The writer was killed, or is of an older version: a second way through all records.
+                None => {
+                    let mut next = vec![0; cores * LANES_PER_CORE];
+                    capture.lanes(|batch| watch.batch(batch, &mut next))?;
+                }
+            }
             watch.order();
         }
         Ok(watch)
@@ -270,10 +280,7 @@ impl Watch {
         let chunks = bytes.chunks_exact(RECORD_BYTES as usize);
         *next = (*next).max(first.saturating_add(chunks.len() as u64));
         for (chunk, index) in chunks.zip(first..).skip(usize::try_from(skip).unwrap_or(usize::MAX)) {
-            /// Where a record has its kind.
-            const KIND: usize = 12;
-            let kind = chunk.get(KIND).copied().map(Kind::from_code);
-            if !matches!(kind, Some(Kind::Gap | Kind::Heartbeat)) {
+            if !tells_away(chunk) {
                 continue;
             }
             if let Some(record) = chunk.first_chunk().and_then(|chunk| Record::from_bytes(chunk, index)) {
@@ -317,6 +324,7 @@ impl Watch {
 
     /// Whether the time between a send and its answer was taken from the receiver, or from the sender before its SGI left.
     /// `end`: of the send window.
+    #[inline]
     pub(super) fn excuse(&mut self, to: u16, sent: u64, entry: u64, end: Option<u64>) -> Option<Excuse> {
         let latency = entry.checked_sub(sent)?;
         // What the sender's own window explains.
@@ -334,6 +342,7 @@ impl Watch {
     }
 
     /// Whether an SGI stood pending at its receiver until a heartbeat came, and was taken then.
+    #[inline]
     pub(super) fn recovered(&self, to: u16, intid: u8, sent: u64, entry: u64) -> bool {
         let beats = self.cores.get(usize::from(to)).map_or(&[][..], |watched| &watched.beats);
         let Some((older, soon)) = self.near.filter(|_| !beats.is_empty()) else { return false };

@@ -116,9 +116,10 @@ impl Latencies {
         for (at, group) in groups.iter().enumerate() {
             let mut found = peel(&group.cells, &group.bounds, cut);
             drop_islands(&mut found, group);
-            if evidence.info.verdict_scope == VerdictScope::LinuxTrace {
-                // There, who calls whom, when, and what the receiver does meanwhile is the workload's: pairs and senders differ without
-                // fault. A CPU that is late to all is not.
+            let replay = evidence.info.plan.replays.is_some();
+            if replay || evidence.info.verdict_scope == VerdictScope::LinuxTrace {
+                // In a Linux trace, and in its replay, who calls whom, when, and what the receiver does meanwhile is the workload's:
+                // pairs and senders differ without fault. A CPU that is late to all is not.
                 found.retain(|apart| matches!(apart.line, Line::Receiver(_)));
             }
             causes.extend(found.into_iter().map(|apart| (at, apart)));

@@ -9,6 +9,7 @@ use trace_ring::layout::{CoreEntry, core_state, fault_kind, run_state};
 
 use super::like::Line;
 use super::{Detector, Evidence, Role, Suspect, list, plural, plural_verb, race};
+use crate::report::message_text;
 
 /// Cores that never took part.
 pub(super) struct CoreMissing;
@@ -126,13 +127,13 @@ impl Detector for Fault {
             .zip(faults)
             .filter(|(_, fault)| !matches!(fault.kind, fault_kind::NONE | fault_kind::REFUSED | fault_kind::CRASH_STOP))
             .map(|(core, fault)| {
-                let text = format!(
-                    "core {core} took {}: ESR_EL1 {:#x}, ELR_EL1 {:#x}, FAR_EL1 {:#x}",
-                    fault_name(fault.kind),
-                    fault.esr,
-                    fault.elr,
-                    fault.far
-                );
+                let what = fault_name(fault.kind);
+                let text = if fault.kind == fault_kind::UNHANDLED {
+                    format!("core {core} took {what}: {}, ELR_EL1 {:#x}", message_text(fault), fault.elr)
+                } else {
+                    let (esr, elr, far) = (fault.esr, fault.elr, fault.far);
+                    format!("core {core} took {what}: ESR_EL1 {esr:#x}, ELR_EL1 {elr:#x}, FAR_EL1 {far:#x}")
+                };
                 Suspect::core(self.name(), Role::Core, core, text)
             })
             .collect()
@@ -148,6 +149,7 @@ pub fn fault_name(kind: u32) -> &'static str {
         fault_kind::PANIC => "a panic",
         fault_kind::REFUSED => "a refusal",
         fault_kind::CRASH_STOP => "a crash stop",
+        fault_kind::UNHANDLED => "an interrupt that nobody handles",
         _ => "an unknown fault",
     }
 }

@@ -156,6 +156,14 @@ impl<'a> Events<'a> {
         self.clock() != Clock::Counter
     }
 
+    /// Whether sends are `ipi_raise`; in a Linux trace without those, they are `ipi_send_*`.
+    pub fn has_raises(&self) -> bool {
+        match &self.source {
+            Source::Linux(table) => table.count("ipi_raise") > 0,
+            Source::Bare(_) => true,
+        }
+    }
+
     /// Whether it says when handlers ended.
     pub fn has_exits(&self) -> bool {
         match &self.source {
@@ -231,7 +239,7 @@ impl<'a> Events<'a> {
         mut visit: impl FnMut(&Step, &dyn Texts) -> Result<(), ExportError>,
     ) -> Result<Spoken<'a>, ExportError> {
         let mut chooser = match choice.is_some() || arrows {
-            true => Some(Chooser::new(Ends::gather(self.capture, choice, self.hz())?, choice, self.is_bare())),
+            true => Some(Chooser::new(Ends::gather(self.capture, choice, self.hz())?, choice, self)),
             false => None,
         };
         let mut failed = None;
@@ -512,7 +520,7 @@ impl Ends {
             id: end.id,
             other: Some(end.other).filter(|core| *core != u16::MAX),
             latency_ns: Some(end.latency).filter(|latency| *latency != u64::MAX).map(|ticks| ticks as f64 * tick_ns),
-            outcome: outcome(end.outcome),
+            outcome: Outcome::from_code(end.outcome),
             whole: end.flags & WHOLE != 0,
             picked: end.flags & PICKED != 0,
         };
@@ -529,18 +537,6 @@ fn taker(message: &Message) -> Option<u16> {
     (message.outcome != Some(Outcome::Misrouted)).then_some(message.to)
 }
 
-fn outcome(code: u8) -> Option<Outcome> {
-    const ALL: [Outcome; 6] = [
-        Outcome::Delivered,
-        Outcome::Coalesced,
-        Outcome::Lost,
-        Outcome::Misrouted,
-        Outcome::InFlight,
-        Outcome::Unknown,
-    ];
-    ALL.into_iter().find(|outcome| *outcome as u8 == code)
-}
-
 /// Whether an event is handed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -555,6 +551,8 @@ struct Chooser<'a> {
     ends: Ends,
     choice: Option<&'a Choice>,
     bare: bool,
+    /// The trace has raises, and they are the sends: `ipi_send_*` only lead to them, if at the same stamp.
+    raises: bool,
     held: VecDeque<(Step, Fate)>,
     /// The number of the first one that is held.
     first: u64,
@@ -566,13 +564,14 @@ struct Chooser<'a> {
 }
 
 impl<'a> Chooser<'a> {
-    fn new(ends: Ends, choice: Option<&'a Choice>, bare: bool) -> Self {
+    fn new(ends: Ends, choice: Option<&'a Choice>, events: &Events<'_>) -> Self {
         let (around, clock) = choice
             .map_or((None, FilterClock::Ns), |choice| (choice.filter().neighbours(), choice.filter().schema().clock));
         Chooser {
             ends,
             choice,
-            bare,
+            bare: events.is_bare(),
+            raises: events.has_raises(),
             held: VecDeque::new(),
             first: 0,
             leading: HashMap::new(),
@@ -593,10 +592,10 @@ impl<'a> Chooser<'a> {
                 step.arrows = self.ends.take(&step, SEND, |end| same(end, reason) && targets.contains(end.other))?;
             }
             // A Linux trace without raises has its sends alone.
-            What::SendCpu { cpu, .. } if !bare => {
+            What::SendCpu { cpu, .. } if !self.raises => {
                 step.arrows = self.ends.take(&step, SEND, |end| end.other == cpu)?;
             }
-            What::SendMask { targets, .. } if !bare => {
+            What::SendMask { targets, .. } if !self.raises => {
                 step.arrows = self.ends.take(&step, SEND, |end| targets.contains(end.other))?;
             }
             What::Entry { reason } => step.arrows = self.ends.take(&step, TAKE, |end| same(end, reason))?,

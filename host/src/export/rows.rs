@@ -54,14 +54,10 @@ pub struct Packed {
     pid: u64,
 }
 
-const OUTCOMES: [Outcome; 6] =
-    [Outcome::Delivered, Outcome::Coalesced, Outcome::Lost, Outcome::Misrouted, Outcome::InFlight, Outcome::Unknown];
-
 impl Packed {
     /// `key`: the time by which it is ordered.
     pub fn of(message: &Message, key: u64, picked: bool) -> Packed {
         let flag = |is: bool, flag: u8| if is { flag } else { 0 };
-        let place = message.outcome.and_then(|outcome| OUTCOMES.iter().position(|other| *other == outcome));
         Packed {
             key,
             from: message.from.unwrap_or(u16::MAX),
@@ -74,7 +70,7 @@ impl Packed {
             latency: message.latency.unwrap_or(NONE),
             count: message.count,
             state: message.state.code(),
-            outcome: place.map_or(u8::MAX, |place| place as u8),
+            outcome: message.outcome.map_or(u8::MAX, |outcome| outcome as u8),
             flags: flag(message.stolen, STOLEN) | flag(message.number.is_some(), NUMBERED) | flag(picked, PICKED),
             unused: 0,
             number: message.number.unwrap_or(0),
@@ -102,7 +98,7 @@ impl Packed {
             sent: value(self.sent),
             entry: value(self.entry),
             latency: value(self.latency),
-            outcome: OUTCOMES.get(usize::from(self.outcome)).copied(),
+            outcome: Outcome::from_code(self.outcome),
             stolen: self.flags & STOLEN != 0,
             callback: Name(self.callback),
             callsite: Name(self.callsite),

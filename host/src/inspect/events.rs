@@ -10,12 +10,29 @@ use trace_ring::record::{
     PROBE_ACTIVE, PROBE_ENABLED, PROBE_PENDING, ReceiverState, Record, Retired, Witness, code_address,
 };
 
-use super::Evidence;
 use crate::detect::duration;
+use crate::plan::PhaseMeta;
+use crate::reason::Reasons;
+use crate::symbols::Symbols;
+
+/// What words need beside a record.
+#[derive(Clone, Copy, Debug)]
+pub struct Lexicon<'a> {
+    /// Ticks of the counter in a second; 0: not known.
+    pub hz: u64,
+    /// Physical address of the first call descriptor.
+    pub calls_pa: u64,
+    /// What SGIs ask for.
+    pub reasons: &'a Reasons,
+    /// The plan's phases.
+    pub phases: &'a [PhaseMeta],
+    /// The firmware's names.
+    pub symbols: &'a Symbols,
+}
 
 /// The last events of a core: time, context, text. `tails`: the newest records of its lanes.
-pub fn last(evidence: &Evidence, core: u16, tails: &[Vec<Record>], count: usize) -> Vec<(u64, Context, String)> {
-    let reader = Reader { evidence, core };
+pub fn last(lexicon: Lexicon<'_>, core: u16, tails: &[Vec<Record>], count: usize) -> Vec<(u64, Context, String)> {
+    let reader = Reader { lexicon, core };
     let mut events = Vec::new();
     for (tail, context) in tails.iter().zip(Context::ALL) {
         let mut records = tail.iter().map(|record| record.event).peekable();
@@ -32,7 +49,7 @@ pub fn last(evidence: &Evidence, core: u16, tails: &[Vec<Record>], count: usize)
 }
 
 struct Reader<'a> {
-    evidence: &'a Evidence,
+    lexicon: Lexicon<'a>,
     core: u16,
 }
 
@@ -40,8 +57,7 @@ impl Reader<'_> {
     /// What a record says, with those behind it that explain it; `None`: nothing of its own.
     fn text(&self, event: &Event, rest: &mut Peekable<impl Iterator<Item = Event>>) -> Option<String> {
         let peer = event.peer;
-        let reasons = &self.evidence.reasons;
-        let hz = self.evidence.region.directory.counter_hz;
+        let Lexicon { reasons, hz, .. } = self.lexicon;
         let time = |ticks: u64| match hz {
             0 => format!("{ticks} ticks"),
             hz => duration(ticks as f64 * 1e9 / hz as f64, 1e9 / hz as f64),
@@ -117,7 +133,7 @@ impl Reader<'_> {
             Kind::Mark => format!("mark {}", event.msg),
             Kind::Phase => {
                 let verb = if event.extra == 0 { "began" } else { "ended" };
-                match self.evidence.phases.get(event.msg as usize) {
+                match self.lexicon.phases.get(event.msg as usize) {
                     Some(phase) => format!("phase `{}` {verb}", phase.name),
                     None => format!("phase {} {verb}", event.msg),
                 }
@@ -129,7 +145,7 @@ impl Reader<'_> {
             Kind::Queued => {
                 let (name, site) = (function(event.arg as u32), code_address((event.arg >> 32) as u32));
                 let what = if event.intid == IpiKind::IrqWork.intid() { "work" } else { "call" };
-                let site = self.evidence.symbols.at_return(site);
+                let site = self.lexicon.symbols.at_return(site);
                 format!("queued {what} {name} for core {peer}{waits}, at {site}, csd {}", self.csd(event.msg))
             }
             Kind::FunctionEntry => {
@@ -138,11 +154,11 @@ impl Reader<'_> {
             }
             Kind::FunctionExit => format!("ended {} for core {peer}", function(event.arg as u32)),
             Kind::Frame => {
-                let mut frames = vec![self.evidence.symbols.at_return(event.arg)];
+                let mut frames = vec![self.lexicon.symbols.at_return(event.arg)];
                 let same =
                     |next: &Event| next.kind == Kind::Frame && next.flags == event.flags && next.extra > event.extra;
                 while let Some(next) = rest.next_if(same) {
-                    frames.push(self.evidence.symbols.at_return(next.arg));
+                    frames.push(self.lexicon.symbols.at_return(next.arg));
                 }
                 let whose = if event.flags & FRAME_SENDER != 0 { "sent from" } else { "stood in" };
                 format!("{whose} {}", frames.join(" < "))
@@ -186,18 +202,17 @@ impl Reader<'_> {
             0 => String::new(),
             bits => format!(", for {}", self.function(bits)),
         };
-        format!(", at {}{callback}", self.evidence.symbols.at_return(code_address(site.arg as u32)))
+        format!(", at {}{callback}", self.lexicon.symbols.at_return(code_address(site.arg as u32)))
     }
 
     fn function(&self, bits: u32) -> String {
         let address = code_address(bits);
-        self.evidence.symbols.name(address).unwrap_or_else(|| format!("{address:#x}"))
+        self.lexicon.symbols.name(address).unwrap_or_else(|| format!("{address:#x}"))
     }
 
     /// A descriptor by its physical address.
     fn csd(&self, index: u32) -> String {
-        let directory = &self.evidence.region.directory;
-        format!("{:x}", directory.region_pa.wrapping_add(directory.sections.calls).wrapping_add(64 * u64::from(index)))
+        format!("{:x}", self.lexicon.calls_pa.wrapping_add(64 * u64::from(index)))
     }
 }
 

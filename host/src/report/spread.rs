@@ -1,5 +1,6 @@
 //! How latencies spread: by what was sent and how the receiver waited, and core by core.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -8,7 +9,14 @@ use trace_ring::record::ReceiverState;
 use super::{Latency, kind_name};
 use crate::correlate::{Ipis, Slot, View};
 use crate::detect::distance;
-use crate::stats::{Pool, Spread};
+use crate::stats::{Figures, Pool, Spread};
+
+/// Points of the distributions of single pairs together, and of single cores: a report of many cores keeps those of the rows with the
+/// greatest latencies.
+const MOST_POINTS: usize = 50_000;
+
+/// Points of a cumulative distribution: ns, and how many latencies are at most that long.
+pub type Cdf = Vec<(f64, u64)>;
 
 /// All latencies of one kind in one state, or those over one distance.
 #[derive(Clone, Debug, Serialize)]
@@ -23,7 +31,7 @@ pub struct Distribution {
     #[serde(flatten)]
     pub latency: Latency,
     /// Points of the cumulative distribution: ns, and how many latencies are at most that long.
-    pub cdf: Vec<(f64, u64)>,
+    pub cdf: Cdf,
 }
 
 /// A core's latencies in one part.
@@ -42,6 +50,10 @@ pub struct CoreFigures {
     pub latency: Latency,
     /// IPIs that were lost.
     pub lost: u64,
+    /// Points of the cumulative distribution; left out of a row that has none, and of those with the least latencies where there are
+    /// many rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cdf: Option<Cdf>,
 }
 
 /// Pairs by how far apart they are.
@@ -72,7 +84,7 @@ pub(super) fn distributions(ipis: &Ipis, view: Option<&View>, tick_ns: f64) -> V
                 state: state.name(),
                 distance,
                 latency: Latency::of(pool.summary(1.0), tick_ns),
-                cdf: spread.points().into_iter().map(|(ticks, count)| (ticks as f64 * tick_ns, count)).collect(),
+                cdf: cdf(&spread, tick_ns),
             });
         };
         tell(None, &mut distances.values().flatten());
@@ -93,12 +105,71 @@ pub(super) fn core_figures(ipis: &Ipis, tick_ns: f64) -> Vec<CoreFigures> {
             groups.entry((core, role, kind_name(slot), slot.state)).or_default().push(slot);
         }
     }
-    let figures = |((core, role, kind, state), slots): ((u16, &'static str, String, ReceiverState), Vec<&Slot>)| {
+    let rows: Vec<Vec<&Figures>> =
+        groups.values().map(|slots| slots.iter().map(|slot| &slot.figures).collect()).collect();
+    let cdfs = cdfs(&rows, tick_ns);
+    let figures = |(((core, role, kind, state), slots), cdf): ((_, Vec<&Slot>), Option<Cdf>)| {
         let mut pool = Pool::default();
         slots.iter().for_each(|slot| pool.add(&slot.figures));
         let latency = Latency::of(pool.summary(1.0), tick_ns);
         let lost = slots.iter().map(|slot| slot.counts.lost).sum();
-        CoreFigures { core, role, kind, state: state.name(), latency, lost }
+        CoreFigures { core, role, kind, state: ReceiverState::name(state), latency, lost, cdf }
     };
-    groups.into_iter().map(figures).collect()
+    groups.into_iter().zip(cdfs).map(figures).collect()
+}
+
+/// The distribution of each row of figures, of those with the greatest latencies where all have more than [`MOST_POINTS`] points.
+pub(super) fn cdfs(rows: &[Vec<&Figures>], tick_ns: f64) -> Vec<Option<Cdf>> {
+    let mut latest: Vec<(u64, usize)> = Vec::new();
+    for (row, figures) in rows.iter().enumerate() {
+        // The greatest is known without the points.
+        let greatest = figures.iter().filter_map(|figures| figures.quantile(1.0)).max();
+        latest.extend(greatest.map(|greatest| (greatest, row)));
+    }
+    latest.sort_by_key(|(greatest, row)| (Reverse(*greatest), *row));
+    let mut cdfs = vec![None; rows.len()];
+    let mut left = MOST_POINTS;
+    for (_, row) in latest {
+        let mut spread = Spread::default();
+        rows.get(row).into_iter().flatten().for_each(|figures| spread.add(figures));
+        let points = cdf(&spread, tick_ns);
+        let Some(rest) = left.checked_sub(points.len()) else { break };
+        left = rest;
+        if let Some(place) = cdfs.get_mut(row) {
+            *place = Some(points);
+        }
+    }
+    cdfs
+}
+
+fn cdf(spread: &Spread, tick_ns: f64) -> Cdf {
+    spread.points().into_iter().map(|(ticks, count)| (ticks as f64 * tick_ns, count)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Samples;
+
+    #[test]
+    fn of_many_rows_those_with_the_greatest_latencies_keep_their_distribution() {
+        let figures: Vec<Figures> = (0..2000_u64)
+            .map(|row| {
+                let mut samples = Samples::new(1000);
+                (0..60).for_each(|step| samples.push((1 << (step / 2)) + row));
+                Figures::of_samples(samples)
+            })
+            .chain([Figures::None])
+            .collect();
+        let rows: Vec<Vec<&Figures>> = figures.iter().map(|figures| vec![figures]).collect();
+        let cdfs = cdfs(&rows, 2.0);
+        assert_eq!(cdfs.len(), rows.len());
+        let points: usize = cdfs.iter().flatten().map(Vec::len).sum();
+        assert!((MOST_POINTS - 100..=MOST_POINTS).contains(&points), "{points}");
+        // The last rows are the latest, and the very last one has no latency.
+        let kept: Vec<bool> = cdfs.iter().map(Option::is_some).collect();
+        let first = kept.iter().position(|kept| *kept).expect("some are kept");
+        assert!(first > 0 && kept[first..2000].iter().all(|kept| *kept) && !kept[2000], "{first}");
+        assert_eq!(cdfs[1999].as_ref().and_then(|cdf| cdf.last()).map(|(_, count)| *count), Some(60));
+    }
 }

@@ -1,23 +1,48 @@
 //! The report as text: what ran, how long IPIs took, what became of them, who is to blame; the verdict last.
 //!
-//! It fits 80 columns up to eight cores. Above, cells are clusters; above that, only the worst pairs are named. No figure
-//! shows more than a tick justifies.
+//! No line is wider than the terminal (40 columns at least), and no prose than 100 columns. A table that is too wide leaves out the
+//! columns that are needed least, and says which.
+//!
+//! Medians of pairs are a matrix of cores where it fits, up to [`MATRIX`] cores and not for a few pairs of many cores. Beyond, rows and
+//! columns are clusters, the slowest first; with more clusters than fit, a list of the slow ones. Below both stand the receivers,
+//! senders and pairs that are slow for their phase; a pair is named where neither its sender nor its receiver explains it. Suspects that
+//! are alike are one entry. Above [`MANY`] cores lists are half as long: what they leave out is counted. No figure shows more than a
+//! tick justifies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{
-    Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width,
-};
+use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, Table, Width};
 
-use super::{CallbackReport, Latency, Options, Pair, Report, Skews, Stage, SweepReport, mean_digits};
+use super::{CallbackReport, CrashStop, Latency, Options, Pair, Report, Skews, Stage, SweepReport, mean_digits};
 use crate::capture::{Ended, VerdictScope};
-use crate::detect::{Suspect, Verdict, duration};
+use crate::detect::{Role, Suspect, Verdict, duration};
 use crate::limits::{Outcome, show};
+use crate::plan::CoreList;
+use crate::terminal;
 
-/// Pairs that a list of the worst ones names.
+/// Pairs, cores or clusters that a list of the slowest ones names.
 const WORST: usize = 8;
+
+/// Rows of a matrix of cores, and of one of clusters.
+const MATRIX: usize = 32;
+const CLUSTERS: usize = 16;
+
+/// Up to so many cores a matrix is shown although most of its cells are empty.
+const FEW: usize = 9;
+
+/// So many cores that one detector has in one part are told together, with what is known of the worst of them.
+const ALIKE: usize = 4;
+
+/// Letters of such a list of cores.
+const LONGEST: usize = 24;
+
+/// A machine of more cores than that gets shorter lists.
+const MANY: u16 = 64;
+
+/// So many times the median of all is slow.
+const SLOW: f64 = 1.5;
 
 /// Lanes, faults and suspects of one kind that are listed.
 const LISTED: usize = 10;
@@ -141,43 +166,19 @@ impl Page<'_> {
             let label = if label.is_empty() { String::new() } else { format!("**{}** ", plain(label)) };
             return self.line(&format!("{deeper}- {label}{}", plain(text)));
         }
-        let room = usize::from(self.options.width).max(40).saturating_sub(indent);
-        let mut lead = format!("{label:<indent$}");
-        let mut line = String::new();
-        for word in text.split_whitespace() {
-            if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > room {
-                self.line(&format!("{lead}{line}"));
-                lead = " ".repeat(indent);
-                line.clear();
-            }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-        self.line(format!("{lead}{line}").trim_end());
+        self.text += &terminal::wrapped(label, indent, text, self.options);
     }
 
     fn table(&self) -> Table {
-        let mut table = Table::new();
-        let dash = if self.options.unicode { '\u{2500}' } else { '-' };
-        table.load_style(TableStyle::new().header_separator(LineStyle::none().fill(dash).junction(dash)));
-        table.set_content_arrangement(ContentArrangement::Disabled);
-        if self.options.color {
-            table.enforce_styling();
-        } else {
-            table.force_no_tty();
-        }
-        table
+        terminal::table(self.options)
     }
 
-    fn put(&mut self, table: &Table) {
+    /// A table; the columns that are left out first where it is too wide.
+    fn put(&mut self, table: Table, least_needed: &[usize]) {
         if self.markdown {
-            return self.put_markdown(table);
+            return self.put_markdown(&table);
         }
-        for line in table.to_string().lines() {
-            self.line(line.trim_end());
-        }
+        self.text += &terminal::fitted(table, least_needed, self.options);
     }
 
     fn put_markdown(&mut self, table: &Table) {
@@ -299,7 +300,7 @@ impl Page<'_> {
             return "unknown: the capture holds no snapshot of the target".into();
         };
         let mut text = format!("{} MHz", trimmed(hz as f64 / 1e6, 3));
-        let rates: std::collections::BTreeSet<u32> = clock.cores.iter().map(|core| core.cntfrq).collect();
+        let rates: BTreeSet<u32> = clock.cores.iter().map(|core| core.cntfrq).collect();
         if let (Some(least), Some(most)) = (rates.first(), rates.last())
             && least != most
         {
@@ -402,9 +403,9 @@ impl Page<'_> {
             row.extend([Some(*mean), p50_ns, p90_ns, p99_ns, max_ns].map(|length| self.length(length)));
             table.add_row(row);
         }
-        self.put_numbers(table, 3);
+        self.put_numbers(table, 3, &[2, 6, 5]);
         if receivers.len() > SHOWN {
-            self.line(&format!("  {} more: see --json", receivers.len() - SHOWN));
+            self.item("  ", 2, &format!("{} more: see --json", receivers.len() - SHOWN));
         }
     }
 
@@ -443,17 +444,14 @@ impl Page<'_> {
             row.extend([path.reason.clone(), path.callback.clone().unwrap_or_else(|| "-".into())]);
             table.add_row(row);
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 1));
-        }
         for column in 0..6 {
             if let Some(column) = table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        self.put(&table);
+        self.put(table, &[3, 4]);
         if linux.paths.len() > SHOWN {
-            self.line(&format!("  {} more: see --json", linux.paths.len() - SHOWN));
+            self.item("  ", 2, &format!("{} more: see --json", linux.paths.len() - SHOWN));
         }
     }
 
@@ -468,17 +466,14 @@ impl Page<'_> {
             let from = site.call_site.as_deref().unwrap_or("-");
             table.add_row([site.from.to_string(), grouped(site.sent), site.reason.clone(), from.into()]);
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 1));
-        }
         for column in [0, 1] {
             if let Some(column) = table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        self.put(&table);
+        self.put(table, &[]);
         if linux.call_sites.len() > SHOWN {
-            self.line(&format!("  {} more: see --json", linux.call_sites.len() - SHOWN));
+            self.item("  ", 2, &format!("{} more: see --json", linux.call_sites.len() - SHOWN));
         }
     }
 
@@ -500,7 +495,7 @@ impl Page<'_> {
             row.extend([min_ns, p50_ns, p90_ns, p99_ns, max_ns].map(|length| self.length(length)));
             table.add_row(row);
         }
-        self.put_numbers(table, 2);
+        self.put_numbers(table, 2, &[3, 6, 4, 1]);
         // Of dithered sends, a mean says more than a tick.
         let finer = |latency: &Latency| latency.mean_ci_ns.is_some_and(|interval| interval < report.tick_ns);
         let known = report.target.counter_hz.unwrap_or(0) > 0;
@@ -522,7 +517,7 @@ impl Page<'_> {
     fn states(&mut self) {
         let report = self.report;
         let rows: Vec<_> = report.distributions.iter().filter(|row| row.distance.is_none()).collect();
-        if rows.iter().map(|row| row.state).collect::<std::collections::BTreeSet<_>>().len() < 2 {
+        if rows.iter().map(|row| row.state).collect::<BTreeSet<_>>().len() < 2 {
             return;
         }
         self.heading("Latency by receiver state");
@@ -534,7 +529,7 @@ impl Page<'_> {
             cells.extend([min_ns, p50_ns, p99_ns, p999_ns, max_ns].map(|length| self.length(length)));
             table.add_row(cells);
         }
-        self.put_numbers(table, 2);
+        self.put_numbers(table, 2, &[6, 3, 5]);
     }
 
     fn sweeps(&mut self) {
@@ -573,7 +568,7 @@ impl Page<'_> {
                 worst,
             ]);
         }
-        self.put_numbers(table, 3);
+        self.put_numbers(table, 3, &[3, 4, 6]);
         if sweeps.len() > LISTED {
             self.item("  ", 2, &format!("and {} more (see --json)", sweeps.len() - LISTED));
         }
@@ -640,14 +635,11 @@ impl Page<'_> {
     }
 
     /// A table whose columns from `first` on hold numbers.
-    fn put_numbers(&mut self, mut table: Table, first: usize) {
+    fn put_numbers(&mut self, mut table: Table, first: usize, least_needed: &[usize]) {
         for column in table.column_iter_mut().skip(first) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 1));
-        }
-        self.put(&table);
+        self.put(table, least_needed);
     }
 
     fn kinds(&mut self) {
@@ -665,7 +657,7 @@ impl Page<'_> {
             row.extend([p50_ns, p99_ns, max_ns].map(|length| self.length(length)));
             table.add_row(row);
         }
-        self.put_numbers(table, 2);
+        self.put_numbers(table, 2, &[5, 3, 1]);
     }
 
     fn stages(&mut self) {
@@ -690,7 +682,7 @@ impl Page<'_> {
             row.extend([p50_ns, p99_ns, max_ns].map(|length| self.length(length)));
             table.add_row(row);
         }
-        self.put_numbers(table, 1);
+        self.put_numbers(table, 1, &[4, 2]);
         if more > 0 {
             self.item("  ", 2, &format!("and {more} shorter ones (see --json)"));
         }
@@ -699,7 +691,7 @@ impl Page<'_> {
     /// Where the time of calls goes: each stage on the core where its median is longest.
     fn stages_of_calls(&mut self) {
         let mut worst: Vec<&Stage> = Vec::new();
-        let mut others: std::collections::BTreeSet<&str> = std::collections::BTreeSet::new();
+        let mut others: BTreeSet<&str> = BTreeSet::new();
         for stage in &self.report.stages {
             if !["call_function", "irq_work"].contains(&stage.kind.as_str()) {
                 others.insert(&stage.kind);
@@ -724,7 +716,7 @@ impl Page<'_> {
                 row.extend([p50_ns, p99_ns, max_ns].map(|length| self.length(length)));
                 table.add_row(row);
             }
-            self.put_numbers(table, 2);
+            self.put_numbers(table, 2, &[5, 3, 2]);
         }
         if !others.is_empty() {
             let names: Vec<&str> = others.into_iter().collect();
@@ -807,11 +799,8 @@ impl Page<'_> {
                 rows += 1;
             }
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 1));
-        }
         if rows > 0 {
-            self.put(&table);
+            self.put(table, &[]);
         }
         for rule in &limits.rules {
             for bound in rule.bounds.iter().filter(|bound| bound.outcome != Outcome::Passed).take(LISTED) {
@@ -900,7 +889,7 @@ impl Page<'_> {
                 self.length(worst.latency.max_ns),
             ]);
         }
-        self.put_numbers(table, 1);
+        self.put_numbers(table, 1, &[5, 1]);
         if total > LISTED {
             self.item("", 2, &format!("and {} more functions (see --json)", total - LISTED));
         }
@@ -911,13 +900,26 @@ impl Page<'_> {
             return;
         }
         self.heading("Crash stops");
-        for stop in self.report.crash_stops.iter().take(LISTED) {
-            let place = stop.symbol.as_ref().map_or(String::new(), |symbol| format!(" in {symbol}"));
-            self.item("", 2, &format!("core {} was at PC {}{place}, SP {}", stop.core, stop.pc, stop.sp));
+        // Cores that stood at the same place stand together.
+        let mut places: Vec<(&CrashStop, Vec<u16>)> = Vec::new();
+        for stop in &self.report.crash_stops {
+            match places.iter_mut().find(|(first, _)| first.pc == stop.pc) {
+                Some((_, cores)) => cores.push(stop.core),
+                None => places.push((stop, vec![stop.core])),
+            }
         }
-        let more = self.report.crash_stops.len().saturating_sub(LISTED);
+        let most = self.listed(LISTED);
+        let more: usize = places.iter().skip(most).map(|(_, cores)| cores.len()).sum();
+        for (stop, cores) in places.into_iter().take(most) {
+            let place = stop.symbol.as_ref().map_or(String::new(), |symbol| format!(" in {symbol}"));
+            let text = match cores.len() {
+                1 => format!("core {} was at PC {}{place}, SP {}", stop.core, stop.pc, stop.sp),
+                _ => format!("cores {} were at PC {}{place}", CoreList(cores), stop.pc),
+            };
+            self.item("", 2, &text);
+        }
         if more > 0 {
-            self.line(&format!("  and {more} cores more (see --json)"));
+            self.item("  ", 2, &format!("and {more} cores more (see --json)"));
         }
     }
 
@@ -941,37 +943,107 @@ impl Page<'_> {
 
     fn matrix(&mut self, pairs: &[&Pair]) {
         let Some(first) = pairs.first() else { return };
-        let fit = usize::from(self.options.width.max(40) - 8) / 8;
-        let mut cores: Vec<u16> = pairs.iter().flat_map(|pair| [pair.from, pair.to]).collect();
-        cores.sort_unstable();
-        cores.dedup();
+        let cores: BTreeSet<u16> = pairs.iter().flat_map(|pair| [pair.from, pair.to]).collect();
+        let title =
+            format!("Median by sender (row) and receiver (column): {}, receiver in {}", first.phase, first.state);
+        let dense = cores.len() <= FEW || pairs.len() * 4 >= cores.len() * cores.len();
+        if cores.len() <= MATRIX && dense {
+            let table = self.cells(pairs, |pair| (usize::from(pair.from), usize::from(pair.to)), "core");
+            if terminal::width(&table) <= terminal::room(self.options) {
+                self.heading(&title);
+                return self.put(table, &[]);
+            }
+        }
         let clusters: BTreeMap<u16, usize> =
             self.report.target.cores.iter().map(|core| (core.id, core.cluster)).collect();
         let cluster = |core: u16| clusters.get(&core).copied().unwrap_or(0);
-        let count = cores.iter().map(|core| cluster(*core)).collect::<std::collections::BTreeSet<_>>().len();
-        let title =
-            format!("Median by sender (row) and receiver (column): {}, receiver in {}", first.phase, first.state);
-        if cores.len() <= fit {
-            self.heading(&title);
-            self.cells(pairs, |pair| (usize::from(pair.from), usize::from(pair.to)), "core");
-            return;
+        let count = cores.iter().map(|core| cluster(*core)).collect::<BTreeSet<_>>().len();
+        if count > 1 {
+            let table = self.cells(pairs, |pair| (cluster(pair.from), cluster(pair.to)), "cluster");
+            if count <= CLUSTERS && terminal::width(&table) <= terminal::room(self.options) {
+                self.heading(&format!("{title}, by cluster, the slowest first"));
+                self.put(table, &[]);
+            } else {
+                self.heading(&format!(
+                    "Median by cluster, the slowest first: {}, receiver in {}",
+                    first.phase, first.state
+                ));
+                self.clusters(pairs, cluster);
+            }
+        } else {
+            self.heading(&format!("Median by pair: {}, receiver in {}", first.phase, first.state));
         }
-        if (2..=fit).contains(&count) {
-            self.heading(&format!("{title}, by cluster"));
-            self.cells(pairs, |pair| (cluster(pair.from), cluster(pair.to)), "cluster");
+        self.slow(pairs);
+    }
+
+    /// The slowest of many clusters.
+    fn clusters(&mut self, pairs: &[&Pair], cluster: impl Fn(u16) -> usize) {
+        #[derive(Default)]
+        struct Cluster<'a> {
+            cores: BTreeSet<u16>,
+            to: Vec<f64>,
+            from: Vec<f64>,
+            slowest: Option<&'a Pair>,
         }
-        self.worst(pairs);
+        let mut clusters: BTreeMap<usize, Cluster<'_>> = BTreeMap::new();
+        for pair in pairs {
+            let median = pair.median_ns.unwrap_or(0.0);
+            let mut tell = |core: u16, receives: bool| {
+                let place = clusters.entry(cluster(core)).or_default();
+                place.cores.insert(core);
+                if receives {
+                    place.to.push(median)
+                } else {
+                    place.from.push(median)
+                }
+                if place.slowest.and_then(|slowest| slowest.median_ns).is_none_or(|slowest| slowest < median) {
+                    place.slowest = Some(*pair);
+                }
+            };
+            tell(pair.to, true);
+            tell(pair.from, false);
+        }
+        let mut rows: Vec<_> = clusters
+            .into_iter()
+            .map(|(id, mut place)| {
+                let [to, from] = [&mut place.to, &mut place.from].map(|medians| crate::stats::median(medians));
+                (id, place, to, from)
+            })
+            .collect();
+        let worst = |to: Option<f64>, from: Option<f64>| to.unwrap_or(0.0).max(from.unwrap_or(0.0));
+        rows.sort_by(|a, b| worst(b.2, b.3).total_cmp(&worst(a.2, a.3)));
+        // The slowest one, and whichever is slow besides.
+        let mut medians: Vec<f64> = pairs.iter().filter_map(|pair| pair.median_ns).collect();
+        let slow = crate::stats::median(&mut medians).unwrap_or(0.0) * SLOW;
+        let slow = rows.iter().take_while(|(.., to, from)| worst(*to, *from) > slow).count();
+        let most = slow.clamp(1, self.listed(WORST));
+        let mut table = self.table();
+        table.set_header(["cluster", "cores", "to it", "from it", "slowest pair", "its median"]);
+        for (id, place, to, from) in rows.iter().take(most) {
+            let slowest = place.slowest.map_or("-".into(), |pair| format!("{} to {}", pair.from, pair.to));
+            let cores = CoreList(place.cores.iter().copied().collect());
+            let mut row = vec![id.to_string(), cores.to_string()];
+            row.extend([self.length(*to), self.length(*from), slowest]);
+            row.push(self.length(place.slowest.and_then(|pair| pair.median_ns)));
+            table.add_row(row);
+        }
+        self.put_numbers(table, 2, &[1]);
+        if let Some((.., to, from)) = rows.get(most) {
+            let length = self.length(Some(worst(*to, *from)));
+            self.item("", 2, &format!("and {} more clusters, {length} at most", rows.len() - most));
+        }
     }
 
     /// A matrix of medians; a cell of several pairs is the median of theirs.
-    fn cells(&mut self, pairs: &[&Pair], place: impl Fn(&Pair) -> (usize, usize), what: &str) {
+    /// Those of clusters stand the slowest first.
+    fn cells(&self, pairs: &[&Pair], place: impl Fn(&Pair) -> (usize, usize), what: &str) -> Table {
         let mut cells: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
         for pair in pairs {
             if let Some(median) = pair.median_ns {
                 cells.entry(place(pair)).or_default().push(median);
             }
         }
-        let mut cells: BTreeMap<(usize, usize), f64> = cells
+        let cells: BTreeMap<(usize, usize), f64> = cells
             .into_iter()
             .filter_map(|(place, mut medians)| Some((place, crate::stats::median(&mut medians)?)))
             .collect();
@@ -986,8 +1058,18 @@ impl Page<'_> {
         };
         let tick = self.report.tick_ns / scale;
         let digits = (-tick.log10().floor()).clamp(0.0, if scale == 1.0 { 2.0 } else { 1.0 }) as usize;
-        let rows: std::collections::BTreeSet<usize> = cells.keys().map(|(row, _)| *row).collect();
-        let columns: std::collections::BTreeSet<usize> = cells.keys().map(|(_, column)| *column).collect();
+        let mut rows: Vec<usize> = cells.keys().map(|(row, _)| *row).collect::<BTreeSet<_>>().into_iter().collect();
+        let mut columns: Vec<usize> =
+            cells.keys().map(|(_, column)| *column).collect::<BTreeSet<_>>().into_iter().collect();
+        if what == "cluster" {
+            // In ticks: what looks the same stays in its order.
+            let most = |wanted: &dyn Fn((usize, usize)) -> bool| {
+                let medians = cells.iter().filter(|(place, _)| wanted(**place)).map(|(_, median)| *median);
+                std::cmp::Reverse((medians.fold(0.0, f64::max) / self.report.tick_ns).round() as u64)
+            };
+            rows.sort_by_cached_key(|row| most(&|place| place.0 == *row));
+            columns.sort_by_cached_key(|column| most(&|place| place.1 == *column));
+        }
         let mut table = self.table();
         let corner = format!("{what}, {unit}");
         let header: Vec<Cell> = std::iter::once(Cell::new(corner))
@@ -997,7 +1079,7 @@ impl Page<'_> {
         for row in rows {
             let mut line = vec![Cell::new(row)];
             for column in &columns {
-                let cell = match cells.remove(&(row, *column)) {
+                let cell = match cells.get(&(row, *column)).copied() {
                     Some(0.0) => Cell::new(format!("<{}", below(tick, digits))),
                     Some(median) => {
                         let cell = Cell::new(format!("{:.digits$}", median / scale));
@@ -1009,40 +1091,91 @@ impl Page<'_> {
             }
             table.add_row(line);
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 1));
-        }
         if let Some(column) = table.column_mut(0) {
             column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(6)));
         }
-        self.put(&table);
+        table
     }
 
-    fn worst(&mut self, pairs: &[&Pair]) {
-        let mut ordered = pairs.to_vec();
-        ordered.sort_by(|a, b| b.median_ns.unwrap_or(0.0).total_cmp(&a.median_ns.unwrap_or(0.0)));
-        let (Some(first), Some(middle), Some(last)) = (ordered.first(), ordered.get(ordered.len() / 2), ordered.last())
-        else {
-            return;
+    /// The receivers, senders and pairs of a phase that are slow among the others.
+    fn slow(&mut self, pairs: &[&Pair]) {
+        /// Pairs that a core must have before it is told as one: of fewer, the pairs are told.
+        const CARRY: usize = 3;
+        let mut medians: Vec<f64> = pairs.iter().filter_map(|pair| pair.median_ns).collect();
+        let Some(usual) = crate::stats::median(&mut medians) else { return };
+        let [least, middle, most] =
+            [medians.first().copied(), Some(usual), medians.last().copied()].map(|median| self.length(median));
+        let slow = usual * SLOW;
+        let none = if medians.last().is_some_and(|most| *most > slow) { "" } else { " none" };
+        let pairs_in_all = grouped(pairs.len() as u64);
+        let text =
+            format!("{pairs_in_all} pairs: {least} to {most}, the middle one {middle}; above {SLOW} times that:{none}");
+        self.item("", 2, &text);
+        // The medians of cores whose pairs are slow for the greater part.
+        let cores = |end: &dyn Fn(&Pair) -> u16| {
+            let mut cores: BTreeMap<u16, Vec<f64>> = BTreeMap::new();
+            for pair in pairs {
+                cores.entry(end(pair)).or_default().extend(pair.median_ns);
+            }
+            let medians = cores.into_iter().filter(|(_, medians)| medians.len() >= CARRY);
+            let medians = medians.filter_map(|(core, mut medians)| Some((core, crate::stats::median(&mut medians)?)));
+            medians.filter(|(_, median)| *median > slow).collect::<BTreeMap<u16, f64>>()
         };
-        let medians = (self.length(last.median_ns), self.length(middle.median_ns), self.length(first.median_ns));
-        let text = format!(
-            "{} pairs in phase {}, receiver in {}: medians from {} over {} to {}; the slowest:",
-            grouped(ordered.len() as u64),
-            first.phase,
-            first.state,
-            medians.0,
-            medians.1,
-            medians.2
-        );
-        self.text.push('\n');
-        self.item("", 0, &text);
-        let list: Vec<String> = ordered
+        let (receivers, senders) = (cores(&|pair| pair.to), cores(&|pair| pair.from));
+        self.slow_cores("receivers:", &receivers);
+        self.slow_cores("senders:", &senders);
+        let explained = |pair: &Pair| {
+            let core = |cores: &BTreeMap<u16, f64>, core: u16| cores.get(&core).copied().unwrap_or(0.0);
+            core(&receivers, pair.to).max(core(&senders, pair.from)).max(usual)
+        };
+        let alone = |pair: &&Pair| pair.median_ns.is_some_and(|median| median > explained(pair) * SLOW);
+        let mut alone: Vec<&Pair> = pairs.iter().copied().filter(alone).collect();
+        alone.sort_by(|a, b| b.median_ns.unwrap_or(0.0).total_cmp(&a.median_ns.unwrap_or(0.0)));
+        let named = alone
             .iter()
-            .take(WORST)
-            .map(|pair| format!("{} to {}: {}", pair.from, pair.to, self.length(pair.median_ns)))
-            .collect();
-        self.item("", 2, &list.join(", "));
+            .take(self.listed(WORST))
+            .map(|pair| format!("{} to {}: {}", pair.from, pair.to, self.length(pair.median_ns)));
+        self.slow_ones("pairs:", named.collect(), alone.len());
+    }
+
+    /// Slow cores, the slowest first; those that take as long stand together.
+    fn slow_cores(&mut self, label: &str, cores: &BTreeMap<u16, f64>) {
+        let mut ordered: Vec<(u16, f64)> = cores.iter().map(|(core, median)| (*core, *median)).collect();
+        ordered.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut groups: Vec<(String, Vec<u16>)> = Vec::new();
+        for (core, median) in ordered {
+            let length = self.length(Some(median));
+            let full = groups.len() == WORST;
+            match groups.last_mut() {
+                Some((last, cores)) if *last == length => cores.push(core),
+                _ if full => break,
+                _ => groups.push((length, vec![core])),
+            }
+        }
+        let mut named = Vec::new();
+        let mut listed = 0;
+        for (length, mut group) in groups {
+            group.sort_unstable();
+            listed += group.len();
+            named.push(format!("{}: {length}", CoreList(group)));
+        }
+        let hidden = cores.len() - listed;
+        let told = named.len();
+        self.slow_ones(label, named, told + hidden);
+    }
+
+    fn slow_ones(&mut self, label: &str, named: Vec<String>, all: usize) {
+        if named.is_empty() {
+            return;
+        }
+        let more = all - named.len();
+        let more = if more > 0 { format!("; {} more", grouped(more as u64)) } else { String::new() };
+        self.item(&format!("    {label}"), 15, &format!("{}{more}", named.join("; ")));
+    }
+
+    /// How many of a list's entries are shown.
+    fn listed(&self, most: usize) -> usize {
+        if self.report.target.core_count > MANY && !self.markdown { most.div_ceil(2) } else { most }
     }
 
     fn outcomes(&mut self) {
@@ -1087,17 +1220,29 @@ impl Page<'_> {
             return;
         }
         self.heading(title);
-        for suspect in suspects.iter().take(most) {
+        let alike = alike(suspects);
+        let most = self.listed(most);
+        for group in alike.iter().take(most) {
+            let Some((subject, worst)) = subject(group).zip(worst(group)) else { continue };
             if self.markdown {
-                self.line(&format!("- **{}**: {}", plain(&suspect.subject()), plain(suspect.detector)));
+                self.line(&format!("- **{}**: {}", plain(&subject), plain(worst.detector)));
             } else {
-                let subject = self.paint(&suspect.subject(), color, true);
-                self.line(&format!("  {subject}: {}", suspect.detector));
+                let start = self.text.len();
+                self.item("  ", 2, &format!("{subject}: {}", worst.detector));
+                let told = self.text.split_off(start).replacen(&subject, &self.paint(&subject, color, true), 1);
+                self.text += &told;
             }
-            self.item("", 4, &suspect.evidence);
+            let others = if group.len() > 1 { "; the others: see --json" } else { "" };
+            self.item("", 4, &format!("{}{others}", worst.evidence));
         }
-        if suspects.len() > most {
-            self.line(&format!("  and {} more (see --json)", suspects.len() - most));
+        if alike.len() > most {
+            let mut detectors: BTreeMap<&str, usize> = BTreeMap::new();
+            for suspect in alike.iter().skip(most).flatten() {
+                *detectors.entry(suspect.detector).or_default() += 1;
+            }
+            let counts: Vec<String> = detectors.iter().map(|(name, count)| format!("{count} x {name}")).collect();
+            let text = format!("and {} more (see --json): {}", detectors.values().sum::<usize>(), counts.join(", "));
+            self.item("  ", 2, &text);
         }
     }
 
@@ -1106,7 +1251,8 @@ impl Page<'_> {
             return;
         }
         self.heading("Faults on the target");
-        for fault in self.report.faults.iter().take(LISTED) {
+        let most = self.listed(LISTED);
+        for fault in self.report.faults.iter().take(most) {
             let place = fault.symbol.as_ref().map_or(String::new(), |symbol| format!(" in {symbol}"));
             self.item("", 2, &format!("core {}: {}{place}", fault.core, fault.kind));
             self.item(
@@ -1118,29 +1264,32 @@ impl Page<'_> {
                 self.item("", 4, &fault.message);
             }
         }
+        let more: Vec<u16> = self.report.faults.iter().skip(most).map(|fault| fault.core).collect();
+        if !more.is_empty() {
+            self.item("  ", 2, &format!("and {} more (see --json): cores {}", more.len(), CoreList(more)));
+        }
     }
 
     fn losses(&mut self) {
-        let lossy: Vec<_> = self.report.lanes.iter().filter(|lane| lane.lost() > 0).collect();
+        let mut lossy: Vec<_> = self.report.lanes.iter().filter(|lane| lane.lost() > 0).collect();
         if lossy.is_empty() {
             return;
         }
+        lossy.sort_by_key(|lane| std::cmp::Reverse(lane.lost()));
+        let most = self.listed(LISTED);
         self.heading("Trace records that were missed (the counters above are whole all the same)");
         let mut table = self.table();
         table.set_header(["lane", "written", "read", "lapped", "torn", "turned away", "missing"]);
-        for lane in lossy.iter().take(LISTED) {
+        for lane in lossy.iter().take(most) {
             let numbers = [lane.written, lane.accepted, lane.lapped, lane.torn, lane.dropped, lane.missing];
             let mut row = vec![Cell::new(format!("core {} {}", lane.core, lane.context))];
             row.extend(numbers.map(|count| Cell::new(grouped(count)).set_alignment(CellAlignment::Right)));
             table.add_row(row);
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 1));
-        }
-        self.put(&table);
-        if lossy.len() > LISTED {
-            let rest = lossy.iter().skip(LISTED).fold(0_u64, |sum, lane| sum.saturating_add(lane.lost()));
-            self.line(&format!("and {} more lanes with {} records", lossy.len() - LISTED, grouped(rest)));
+        self.put(table, &[4, 6]);
+        if lossy.len() > most {
+            let rest = lossy.iter().skip(most).fold(0_u64, |sum, lane| sum.saturating_add(lane.lost()));
+            self.item("  ", 2, &format!("and {} more lanes with {} records", lossy.len() - most, grouped(rest)));
         }
     }
 
@@ -1148,20 +1297,33 @@ impl Page<'_> {
         let report = self.report;
         let told = |core: u16| report.suspects.iter().any(|suspect| suspect.core == Some(core));
         let missing = report.target.cores.iter().filter(|core| !core.up && !told(core.id));
-        let missing: Vec<String> =
-            missing.filter_map(|core| Some(format!("core {} {}", core.id, core.error.as_ref()?))).collect();
-        if report.notes.is_empty() && missing.is_empty() && report.error.is_none() {
+        let mut reasons: Vec<(&str, Vec<u16>)> = Vec::new();
+        for (core, error) in missing.filter_map(|core| Some((core.id, core.error.as_deref()?))) {
+            match reasons.iter_mut().find(|(other, _)| *other == error) {
+                Some((_, cores)) => cores.push(core),
+                None => reasons.push((error, vec![core])),
+            }
+        }
+        if report.notes.is_empty() && reasons.is_empty() && report.error.is_none() {
             return;
         }
         self.text.push('\n');
         if let Some(error) = &report.error {
             self.item("error: ", 7, &format!("{}; {}", error.message, error.next_step));
         }
-        for note in missing.iter().take(LISTED).chain(&report.notes) {
+        let more = reasons.len().saturating_sub(LISTED);
+        for (error, cores) in reasons.into_iter().take(LISTED) {
+            let text = match cores.as_slice() {
+                [core] => format!("core {core} {error}"),
+                _ => format!("cores {}: each {error}", CoreList(cores)),
+            };
+            self.item("note: ", 6, &text);
+        }
+        for note in &report.notes {
             self.item("note: ", 6, note);
         }
-        if missing.len() > LISTED {
-            self.line(&format!("note: and {} cores more", missing.len() - LISTED));
+        if more > 0 {
+            self.item("note: ", 6, &format!("and {more} more cores are missing (see --json)"));
         }
     }
 
@@ -1179,9 +1341,13 @@ impl Page<'_> {
             ),
             Verdict::Suspect | Verdict::Failed => {
                 let broken = report.limits.as_ref().map_or(0, |limits| limits.failed);
-                let subject =
-                    first.map_or("see above".into(), |suspect| format!("{} ({})", suspect.subject(), suspect.detector));
-                let more = report.suspects.len().saturating_sub(1);
+                let alike = alike(&report.suspects);
+                let first_group = alike.first().map_or(&[][..], Vec::as_slice);
+                let subject = match (subject(first_group), first) {
+                    (Some(subject), Some(first)) => format!("{subject} ({})", first.detector),
+                    _ => "see above".into(),
+                };
+                let more = report.suspects.len() - first_group.len();
                 let subject = if more > 0 { format!("{subject} and {more} more") } else { subject };
                 let rules = if broken == 1 { "limit is" } else { "limits are" };
                 let text = match (broken, first) {
@@ -1218,10 +1384,63 @@ impl Page<'_> {
         if self.markdown {
             return self.line(&format!("## ipiscope: {}: {}", report.verdict.name(), plain(&text)));
         }
-        let name = self.paint(report.verdict.name(), color, true);
-        let line = format!("Verdict: {name}: {text}");
-        self.line(&line);
+        let name = report.verdict.name();
+        let mut line = terminal::shown(&format!("{name}: {text}"), self.options);
+        // One line, which scripts read: all of an error's message stands above.
+        let room = terminal::room(self.options).saturating_sub("Verdict: ".len());
+        if line.chars().count() > room {
+            line = line.chars().take(room.saturating_sub(4)).collect::<String>().trim_end().to_owned() + " ...";
+        }
+        let line = line.replacen(name, &self.paint(name, color, true), 1);
+        self.line(&format!("Verdict: {line}"));
     }
+}
+
+/// Suspects in groups: many cores that one detector has in one part are one group, everybody else is alone. A group stands where its
+/// first suspect stood.
+fn alike(suspects: &[Suspect]) -> Vec<Vec<&Suspect>> {
+    let same =
+        |a: &Suspect, b: &Suspect| a.core.is_some() && b.core.is_some() && (a.detector, a.role) == (b.detector, b.role);
+    let mut groups: Vec<Vec<&Suspect>> = Vec::new();
+    for suspect in suspects {
+        let many = suspects.iter().filter(|other| same(suspect, other)).count() >= ALIKE;
+        match groups.iter_mut().find(|group| many && group.first().is_some_and(|first| same(first, suspect))) {
+            Some(group) => group.push(suspect),
+            None => groups.push(vec![suspect]),
+        }
+    }
+    groups
+}
+
+/// Whom a group of suspects is about, in words.
+fn subject(group: &[&Suspect]) -> Option<String> {
+    let first = group.first()?;
+    if group.len() == 1 {
+        return Some(first.subject());
+    }
+    let mut cores: Vec<u16> = group.iter().filter_map(|suspect| suspect.core).collect();
+    cores.sort_unstable();
+    cores.dedup();
+    let count = cores.len();
+    let list = CoreList(cores).to_string();
+    // Scattered cores would fill lines.
+    let cores = match list.get(..LONGEST).and_then(|begin| begin.rsplit_once(',')) {
+        Some((begin, _)) if list.len() > LONGEST => format!("{begin},... ({count} cores)"),
+        _ => list,
+    };
+    Some(match first.role {
+        Role::Receiver => format!("cores {cores} as receivers"),
+        Role::Sender => format!("cores {cores} as senders"),
+        Role::Clock => format!("clocks of cores {cores}"),
+        Role::Callback => format!("callbacks on cores {cores}"),
+        Role::Core | Role::Pair | Role::Host => format!("cores {cores}"),
+    })
+}
+
+/// The one of a group with the greatest effect; of several, or where no effect is known, the first.
+fn worst<'a>(group: &[&'a Suspect]) -> Option<&'a Suspect> {
+    let effect = |suspect: &Suspect| suspect.effect_ns.unwrap_or(0.0);
+    group.iter().copied().reduce(|worst, next| if effect(next) > effect(worst) { next } else { worst })
 }
 
 /// The colour of a cell against the usual one.
@@ -1301,6 +1520,29 @@ mod tests {
         assert_eq!(three_digits(84_217.3), 84_200);
         assert_eq!(three_digits(0.0), 0);
         assert_eq!((trimmed(62.5, 3), trimmed(8.0, 3)), ("62.5".to_owned(), "8".to_owned()));
+    }
+
+    #[test]
+    fn suspects_are_one_entry_from_four_alike_on_and_the_worst_speaks_for_them() {
+        let suspect = |core: u16, role: Role, effect_ns: Option<f64>| Suspect {
+            core: Some(core),
+            role,
+            from: None,
+            to: None,
+            detector: "late",
+            evidence: String::new(),
+            effect_ns,
+            q_value: None,
+        };
+        let mut suspects: Vec<Suspect> = [3, 1, 2].map(|core| suspect(core, Role::Receiver, None)).into();
+        suspects.insert(1, suspect(9, Role::Sender, Some(5.0)));
+        assert_eq!(alike(&suspects).len(), 4);
+        suspects.push(suspect(7, Role::Receiver, Some(2.0)));
+        let groups = alike(&suspects);
+        let told: Vec<_> =
+            groups.iter().map(|group| (subject(group), worst(group).and_then(|worst| worst.core))).collect();
+        let expected = [("cores 1-3,7 as receivers", 7), ("core 9 as sender", 9)];
+        assert_eq!(told, expected.map(|(subject, core)| (Some(subject.to_owned()), Some(core))));
     }
 
     #[test]

@@ -34,13 +34,10 @@ impl Distribution {
     pub fn of(figures: &Figures) -> Self {
         match figures {
             Figures::None => Distribution::default(),
-            Figures::Samples(samples) => Distribution {
-                pieces: samples.pieces(),
-                count: samples.count,
-                sum: samples.sum,
-                least: samples.least,
-                greatest: samples.greatest,
-            },
+            Figures::Samples(samples) => {
+                let (least, greatest, sum) = samples.extremes_and_sum();
+                Distribution { pieces: samples.pieces(), count: samples.len(), sum, least, greatest }
+            }
             Figures::Buckets { counts, min, max, sum, timed } => {
                 // The extremes are exact: no value lies outside of them, whatever its bucket.
                 let piece = |(bucket, count): (usize, &u32)| Piece {

@@ -13,7 +13,7 @@ use trace_ring::record::{
 };
 use zerocopy::IntoBytes;
 
-use super::{Mail, Simulator};
+use super::Simulator;
 
 /// Where a function lies.
 pub fn address(function: Function) -> u64 {
@@ -197,12 +197,9 @@ impl Simulator {
         let mut words = [0_u64; 8];
         for (place, to) in targets.iter().enumerate() {
             let slot = self.row(kind, from, *to);
-            let number = &mut self.numbers.entry((from, *to, intid)).or_default().0;
-            *number += 1;
             // Groups of two share a write.
-            let mail = Mail { t: t + place as u64 / 2, msg: *number, slot };
-            self.slots[slot].sent += 1;
-            self.pending.entry((*to, intid)).or_default().insert(from, mail);
+            self.post(slot, t + place as u64 / 2);
+            self.flag(slot);
             words[usize::from(*to) / 64] |= 1 << (to % 64);
         }
         let window = targets.len() as u32 / 2 + 1;
@@ -219,7 +216,8 @@ impl Simulator {
         self.now += u64::from(window) + 1;
     }
 
-    fn stage(&mut self, core: u16, context: Context, kind: IpiKind, t: u64, extra: u8) {
+    /// An interrupt was acknowledged (0), or has ended (1).
+    pub fn stage(&mut self, core: u16, context: Context, kind: IpiKind, t: u64, extra: u8) {
         let intid = kind.intid();
         let event = Event { t, kind: Kind::Stage, flags: 0, peer: PEER_ALL, msg: 0, intid, extra, arg: 0 };
         self.emit(core, context, event);

@@ -5,7 +5,7 @@
 
 pub mod calls;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
@@ -42,12 +42,37 @@ pub enum Order {
     Shuffled(u64),
 }
 
-/// A message under way.
+/// What became of a record that the host never got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Overwritten before it was read.
+    Lapped,
+    /// Read in pieces.
+    Torn,
+    /// It stood in the capture, in a chunk that is damaged.
+    Damaged,
+    /// It stayed in the target; so did all that came after it.
+    Left,
+    /// The lane was full; all that came after it was turned away too.
+    Dropped,
+}
+
+/// What a mailbox holds: the newest message of a pair. Its time is `u64::MAX` until it has one.
 #[derive(Clone, Copy, Debug)]
 struct Mail {
     t: u64,
     msg: u32,
     slot: usize,
+}
+
+/// What one acknowledge answered of one sender.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered {
+    pub from: u16,
+    /// The newest message, and how many it is with the older ones.
+    pub msg: u32,
+    pub count: u32,
+    pub delivered: bool,
 }
 
 pub struct Simulator {
@@ -67,6 +92,8 @@ pub struct Simulator {
     pub lanes: Vec<Vec<Words>>,
     /// Records `from..to` of a lane are lost before the host sees them.
     pub lapped: BTreeMap<usize, (usize, usize)>,
+    /// Other records that are missing, by lane and number.
+    pub gone: BTreeMap<(usize, usize), Gone>,
     pub ended: Option<Ended>,
     pub steal: Option<f64>,
     pub with_snapshot: bool,
@@ -82,8 +109,10 @@ pub struct Simulator {
     queues: Vec<[Vec<u32>; 2]>,
     /// Newest message, and newest answered, of each (from, to, INTID).
     numbers: BTreeMap<(u16, u16, u8), (u32, u32)>,
-    /// What waits for each (receiver, INTID): the newest message of each sender whose bit is set.
-    pending: BTreeMap<(u16, u8), BTreeMap<u16, Mail>>,
+    /// The mailbox of each (from, to, INTID).
+    mail: BTreeMap<(u16, u16, u8), Mail>,
+    /// The bitmap of each (receiver, INTID): senders with something to answer.
+    pending: BTreeMap<(u16, u8), BTreeSet<u16>>,
 }
 
 impl Simulator {
@@ -140,6 +169,7 @@ impl Simulator {
             reason: 0,
             lanes: vec![Vec::new(); cores * LANES_PER_CORE],
             lapped: BTreeMap::new(),
+            gone: BTreeMap::new(),
             ended: Some(Ended::Complete),
             steal: None,
             with_snapshot: true,
@@ -151,6 +181,7 @@ impl Simulator {
             descriptors: vec![CallDescriptor::default(); plan.descriptors() as usize],
             queues: vec![Default::default(); cores],
             numbers: BTreeMap::new(),
+            mail: BTreeMap::new(),
             pending: BTreeMap::new(),
             slots,
             compiled,
@@ -172,22 +203,27 @@ impl Simulator {
         Simulator::new(PlanRequest { cores, ..PlanRequest::default() })
     }
 
+    /// Two senders, one acknowledge; then three messages of one sender, one acknowledge.
+    pub fn merge(&mut self) {
+        let (a, b) = (self.slot(1, 0), self.slot(2, 0));
+        self.send(a, 2);
+        self.now += 3;
+        self.send(b, 2);
+        self.now += 3;
+        self.acknowledge(0, 0, self.now);
+        self.now += 10;
+        for _ in 0..3 {
+            self.send(a, 2);
+            self.now += 3;
+        }
+        self.acknowledge(0, 0, self.now);
+    }
+
     /// Four cores with a loss, messages that merged, and an acknowledge that nobody explains.
     pub fn eventful() -> Self {
         let mut target = Simulator::standard(4);
         target.run(30, |from, to, round| 10 + (u64::from(from) + u64::from(to) + round) % 7);
-        let (a, b) = (target.slot(1, 0), target.slot(2, 0));
-        target.send(a, 2);
-        target.now += 3;
-        target.send(b, 2);
-        target.now += 3;
-        target.acknowledge(0, 0, target.now);
-        target.now += 10;
-        for _ in 0..3 {
-            target.send(a, 2);
-            target.now += 3;
-        }
-        target.acknowledge(0, 0, target.now);
+        target.merge();
         target.lose(target.slot(0, 3));
         target.now += 10_000_000;
         target.acknowledge(2, 0, target.now);
@@ -213,41 +249,69 @@ impl Simulator {
 
     /// The same, from whatever the sender does.
     pub fn send_from(&mut self, context: Context, slot: usize, window: u32) -> u32 {
+        let (t, msg) = (self.now, self.post(slot, self.now));
+        self.flag(slot);
+        self.record_send(context, slot, msg, t, window);
+        msg
+    }
+
+    /// First step of a send: the message stands in the mailbox. Its number is what it gives.
+    pub fn post(&mut self, slot: usize, t: u64) -> u32 {
         let PairSlot { from, to, intid, .. } = self.slots[slot];
         let number = &mut self.numbers.entry((from, to, intid)).or_default().0;
         *number += 1;
-        let msg = *number;
+        self.mail.insert((from, to, intid), Mail { t, msg: *number, slot });
         self.slots[slot].sent += 1;
-        let t = self.now;
-        self.pending.entry((to, intid)).or_default().insert(from, Mail { t, msg, slot });
+        *number
+    }
+
+    /// Second step: its sender's bit is set. The SGI itself is whoever's who calls this.
+    pub fn flag(&mut self, slot: usize) {
+        let PairSlot { from, to, intid, .. } = self.slots[slot];
+        self.pending.entry((to, intid)).or_default().insert(from);
+    }
+
+    /// Last step: the sender leaves its record.
+    pub fn record_send(&mut self, context: Context, slot: usize, msg: u32, t: u64, window: u32) {
+        let PairSlot { from, to, intid, .. } = self.slots[slot];
         let arg = (slot as u64) << SLOT_SHIFT | u64::from(window);
         self.emit(from, context, Event { t, kind: Kind::Send, flags: 0, peer: to, msg, intid, extra: 0, arg });
-        msg
     }
 
     /// The receiver's vector is entered at `entry`; it answers whatever waits for it. Gives how many senders it answered.
     pub fn acknowledge(&mut self, core: u16, intid: u8, entry: u64) -> usize {
-        let answered = self.answer(core, intid, entry, Context::Irq, 0);
+        let answered = self.answer(core, intid, entry, Context::Irq, 0).len();
         if answered == 0 {
-            self.cores[usize::from(core)].empty_acknowledges += 1;
-            let event =
-                Event { t: entry, kind: Kind::ReceiveEmpty, flags: 0, peer: PEER_ALL, msg: 0, intid, extra: 0, arg: 0 };
-            self.emit(core, Context::Irq, event);
+            self.empty(core, intid, entry, Context::Irq);
         }
         answered
     }
 
+    /// An acknowledge that finds nothing.
+    pub fn empty(&mut self, core: u16, intid: u8, entry: u64, context: Context) {
+        self.cores[usize::from(core)].empty_acknowledges += 1;
+        let event =
+            Event { t: entry, kind: Kind::ReceiveEmpty, flags: 0, peer: PEER_ALL, msg: 0, intid, extra: 0, arg: 0 };
+        self.emit(core, context, event);
+    }
+
     /// Answers whatever waits for a core, in a lane of its own and with flags.
-    fn answer(&mut self, core: u16, intid: u8, entry: u64, context: Context, more: u8) -> usize {
+    pub fn answer(&mut self, core: u16, intid: u8, entry: u64, context: Context, more: u8) -> Vec<Answered> {
         let senders = std::mem::take(self.pending.entry((core, intid)).or_default());
         self.cores[usize::from(core)].acknowledges += 1;
-        let mut delivered = true;
-        for (from, mail) in &senders {
-            let answered = &mut self.numbers.entry((*from, core, intid)).or_default().1;
+        let mut all = Vec::new();
+        for from in senders {
+            let mail = self.mail[&(from, core, intid)];
+            let answered = &mut self.numbers.entry((from, core, intid)).or_default().1;
             let count = mail.msg - *answered;
+            if count == 0 {
+                continue; // answered with the message before it: its word was there, its bit was not yet set
+            }
+            let delivered = all.is_empty();
             *answered = mail.msg;
             let slot = &mut self.slots[mail.slot];
-            let (sent, entered) = (mail.t + self.skew[usize::from(*from)], entry + self.skew[usize::from(core)]);
+            let sent = mail.t.saturating_add(self.skew[usize::from(from)]);
+            let entered = entry + self.skew[usize::from(core)];
             let timed = sent <= entered;
             slot.delivered += u64::from(delivered);
             slot.coalesced += u64::from(count) - u64::from(delivered);
@@ -269,11 +333,11 @@ impl Simulator {
                 more | slot.state | if delivered { FLAG_DELIVERED } else { 0 } | if timed { 0 } else { FLAG_UNTIMED };
             let arg = if timed { sent } else { 0 };
             let extra = u8::try_from(count - 1).unwrap_or(u8::MAX);
-            let event = Event { t: entry, kind: Kind::Receive, flags, peer: *from, msg: mail.msg, intid, extra, arg };
+            let event = Event { t: entry, kind: Kind::Receive, flags, peer: from, msg: mail.msg, intid, extra, arg };
             self.emit(core, context, event);
-            delivered = false;
+            all.push(Answered { from, msg: mail.msg, count, delivered });
         }
-        senders.len()
+        all
     }
 
     /// One message, one answer after so many ticks.
@@ -286,21 +350,36 @@ impl Simulator {
 
     /// One broadcast; `latency` of each receiver.
     pub fn broadcast(&mut self, first_slot: usize, latency: impl Fn(u16) -> u64) {
-        let PairSlot { from, intid, .. } = self.slots[first_slot];
-        let t = self.now;
-        let arg = (first_slot as u64) << SLOT_SHIFT | 3;
-        let event = Event { t, kind: Kind::Send, flags: 0, peer: PEER_ALL, msg: 1, intid, extra: 0, arg };
-        self.emit(from, Context::Thread, event);
-        for to in (0..self.cores.len() as u16).filter(|to| *to != from) {
-            let slot = first_slot + usize::from(to);
-            let number = &mut self.numbers.entry((from, to, intid)).or_default().0;
-            *number += 1;
-            let mail = Mail { t, msg: *number, slot };
-            self.slots[slot].sent += 1;
-            self.pending.entry((to, intid)).or_default().insert(from, mail);
+        let intid = self.slots[first_slot].intid;
+        let (t, targets) = (self.now, self.post_broadcast(first_slot));
+        self.stamp_broadcast(first_slot, 3);
+        for to in targets {
             self.acknowledge(to, intid, t + latency(to));
         }
         self.now += 100;
+    }
+
+    /// First step of a broadcast: every other core has a message, with its bit set and no time yet. Gives those cores.
+    pub fn post_broadcast(&mut self, first_slot: usize) -> Vec<u16> {
+        let from = self.slots[first_slot].from;
+        let targets: Vec<u16> = (0..self.cores.len() as u16).filter(|to| *to != from).collect();
+        for to in &targets {
+            let slot = first_slot + usize::from(*to);
+            self.post(slot, u64::MAX);
+            self.flag(slot);
+        }
+        targets
+    }
+
+    /// Second step: it is sent now, and has its time and its record.
+    pub fn stamp_broadcast(&mut self, first_slot: usize, window: u32) {
+        let PairSlot { from, intid, .. } = self.slots[first_slot];
+        let t = self.now;
+        let of_this = |mail: &&mut Mail| mail.t == u64::MAX && self.slots[mail.slot].from == from;
+        self.mail.values_mut().filter(of_this).for_each(|mail| mail.t = t);
+        let arg = (first_slot as u64) << SLOT_SHIFT | u64::from(window);
+        let event = Event { t, kind: Kind::Send, flags: 0, peer: PEER_ALL, msg: 1, intid, extra: 0, arg };
+        self.emit(from, Context::Thread, event);
     }
 
     /// The sender of the newest message of a slot gives it up: `seen` is what the redistributor showed.
@@ -466,14 +545,12 @@ impl Simulator {
         directory.status.cores_up = self.cores.iter().filter(|core| core.state == core_state::UP).count() as u32;
         directory.status.started = 1_000_000;
         directory.status.ended = self.now;
-        let heads: Vec<HeadLine> = self
-            .lanes
-            .chunks(LANES_PER_CORE)
-            .map(|lanes| HeadLine {
-                head: std::array::from_fn(|lane| (lanes[lane].len() as u64).saturating_sub(self.heads_behind)),
-                dropped: [0; LANES_PER_CORE],
-            })
-            .collect();
+        let head_line = |(core, lanes): (usize, &[Vec<Words>])| {
+            let dropped = std::array::from_fn(|lane| self.count_gone(core * LANES_PER_CORE + lane, Gone::Dropped));
+            let head = |lane: usize| (lanes[lane].len() as u64).saturating_sub(self.heads_behind + dropped[lane]);
+            HeadLine { head: std::array::from_fn(head), dropped }
+        };
+        let heads: Vec<HeadLine> = self.lanes.chunks(LANES_PER_CORE).enumerate().map(head_line).collect();
         let mut offset = sections.records;
         let mut descriptors = Vec::new();
         for (core, program) in plan.programs.iter().enumerate() {
@@ -505,18 +582,32 @@ impl Simulator {
         region
     }
 
+    fn count_gone(&self, lane: usize, what: Gone) -> u64 {
+        self.gone.range((lane, 0)..(lane + 1, 0)).filter(|(_, gone)| **gone == what).count() as u64
+    }
+
+    /// What became of a record, if the host has not got it.
+    fn gone(&self, lane: usize, record: usize) -> Option<Gone> {
+        let lapped = self.lapped.get(&lane).is_some_and(|(from, to)| (*from..*to).contains(&record));
+        if lapped { Some(Gone::Lapped) } else { self.gone.get(&(lane, record)).copied() }
+    }
+
     pub fn ending(&self, ended: Ended) -> Ending {
         let lane = |(index, lane): (usize, &Vec<Words>)| {
             let lapped = self.lapped.get(&index).map_or(0, |(from, to)| (to - from) as u64);
+            let [lapped_too, torn, left, dropped] =
+                [Gone::Lapped, Gone::Torn, Gone::Left, Gone::Dropped].map(|gone| self.count_gone(index, gone));
+            let lapped = lapped + lapped_too;
+            let written = lane.len() as u64;
             LaneAccount {
                 core: (index / LANES_PER_CORE) as u16,
                 context: (index % LANES_PER_CORE) as u8,
-                written: lane.len() as u64,
-                accepted: lane.len() as u64 - lapped,
+                written,
+                accepted: written - lapped - torn - dropped - left,
                 lapped,
-                torn: 0,
-                dropped: 0,
-                left: 0,
+                torn,
+                dropped,
+                left,
             }
         };
         Ending {
@@ -578,18 +669,27 @@ impl Simulator {
         for (index, start, end) in self.pieces() {
             let (lane, core) = (&self.lanes[index], (index / LANES_PER_CORE) as u16);
             let context = (index % LANES_PER_CORE) as u8;
-            let lapped = self.lapped.get(&index).copied().unwrap_or((usize::MAX, usize::MAX));
             let mut at = start;
             while at < end {
-                if (lapped.0..lapped.1).contains(&at) {
-                    let until = lapped.1.min(end);
-                    writer.lane_loss(core, context, at as u64, (until - at) as u64, Loss::Lapped).expect("written");
-                    at = until;
-                    continue;
+                let gone = self.gone(index, at);
+                let until = (at..end).find(|record| self.gone(index, *record) != gone).unwrap_or(end);
+                let (first, count) = (at as u64, (until - at) as u64);
+                match gone {
+                    None => {
+                        let bytes: Vec<u8> =
+                            lane[at..until].iter().flat_map(|words| words.as_bytes().to_vec()).collect();
+                        writer.lane_records(core, context, first, &bytes).expect("written");
+                    }
+                    Some(Gone::Damaged | Gone::Left) => {}
+                    Some(gone) => {
+                        let cause = match gone {
+                            Gone::Torn => Loss::Torn,
+                            Gone::Dropped => Loss::Dropped,
+                            _ => Loss::Lapped,
+                        };
+                        writer.lane_loss(core, context, first, count, cause).expect("written");
+                    }
                 }
-                let until = if at < lapped.0 { end.min(lapped.0) } else { end };
-                let bytes: Vec<u8> = lane[at..until].iter().flat_map(|words| words.as_bytes().to_vec()).collect();
-                writer.lane_records(core, context, at as u64, &bytes).expect("written");
                 at = until;
             }
             writer.flush_if_due().expect("flushed");
@@ -632,6 +732,13 @@ impl Simulator {
     /// Whether the newest message of this slot's pair waits, and is of this slot.
     pub fn waits_for(&self, slot: usize) -> bool {
         let PairSlot { from, to, intid, .. } = self.slots[slot];
-        self.pending.get(&(to, intid)).and_then(|senders| senders.get(&from)).is_some_and(|mail| mail.slot == slot)
+        let flagged = self.pending.get(&(to, intid)).is_some_and(|senders| senders.contains(&from));
+        flagged && self.mail.get(&(from, to, intid)).is_some_and(|mail| mail.slot == slot)
+    }
+
+    /// Newest message of a slot's pair, and newest that was answered or given up.
+    pub fn numbers(&self, slot: usize) -> (u32, u32) {
+        let PairSlot { from, to, intid, .. } = self.slots[slot];
+        self.numbers.get(&(from, to, intid)).copied().unwrap_or_default()
     }
 }

@@ -441,6 +441,13 @@ fn distributions_and_cores_add_up_to_the_pairs() {
         let (first, last) = (row.cdf[0], row.cdf[row.cdf.len() - 1]);
         assert_eq!((Some(first.0), Some(last.0), last.1), (row.latency.min_ns, row.latency.max_ns, row.latency.n));
     }
+    // Each pair and each core has its own, and the one that lost its only message has none.
+    let pairs = report.pairs.iter().map(|row| (&row.latency, &row.cdf));
+    for (latency, cdf) in pairs.chain(report.core_figures.iter().map(|row| (&row.latency, &row.cdf))) {
+        let ends = cdf.as_ref().map(|cdf| (cdf[0].0, cdf[cdf.len() - 1]));
+        let expected = latency.min_ns.zip(latency.max_ns).map(|(min, max)| (min, (max, latency.n)));
+        assert_eq!(ends, expected);
+    }
     for role in ["sender", "receiver"] {
         let figures = || report.core_figures.iter().filter(|figures| figures.role == role);
         assert_eq!(figures().map(|figures| figures.latency.n).sum::<u64>(), n);
