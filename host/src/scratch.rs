@@ -7,10 +7,12 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::error::FileError;
@@ -25,6 +27,8 @@ const LOCK: &str = "lock";
 const QEMU_PID: &str = "qemu.pid";
 /// A folder without a lock is in the making, unless it is older than this.
 const MAKING: Duration = Duration::from_secs(60);
+/// How long a killed process may take to end.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// A run's folder; dropping it removes it.
 #[derive(Debug)]
@@ -181,24 +185,32 @@ fn clear(folder: &Path) {
 /// is what was read.
 fn end_process_of(process: Pid, folder: &Path) -> bool {
     let Ok(descriptor) = rustix::process::pidfd_open(process, PidfdFlags::empty()) else { return true };
-    let arguments = format!("/proc/{}/cmdline", process.as_raw_nonzero());
-    let names_folder = |arguments: &[u8]| {
-        let folder = folder.as_os_str().as_encoded_bytes();
-        arguments.windows(folder.len()).any(|window| window == folder)
-    };
-    let lives = || fs::read(&arguments).is_ok_and(|arguments| names_folder(&arguments));
-    if !lives() {
-        return true;
-    }
-    let _ = rustix::process::pidfd_send_signal(&descriptor, Signal::KILL);
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while Instant::now() < deadline {
-        if !lives() {
+    let command_line = PathBuf::from(format!("/proc/{}/cmdline", process.as_raw_nonzero()));
+    let folder = folder.as_os_str().as_encoded_bytes();
+    let deadline = Instant::now() + ENDING;
+    let mut killed = false;
+    while !has_ended(&descriptor) {
+        let Ok(arguments) = fs::read(&command_line) else { return true };
+        if arguments.windows(folder.len()).any(|window| window == folder) {
+            if !killed {
+                killed = rustix::process::pidfd_send_signal(&descriptor, Signal::KILL).is_ok();
+            }
+        } else if !arguments.is_empty() {
             return true;
+        }
+        // An empty one is asked again: a process has none in the midst of execve(2), and a kernel thread never has.
+        if Instant::now() >= deadline {
+            return !killed && arguments.is_empty();
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    false
+    true
+}
+
+/// Whether the process of a pidfd has ended, waited for or not: the descriptor is readable from then on (pidfd_open(2)).
+fn has_ended(descriptor: &OwnedFd) -> bool {
+    let mut wanted = [PollFd::new(descriptor, PollFlags::IN)];
+    rustix::event::poll(&mut wanted, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]
