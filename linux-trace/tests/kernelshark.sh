@@ -18,11 +18,10 @@ fi
 scratch=$(mktemp -d)
 shark=
 trap '[ -z "$shark" ] || kill "$shark" 2>/dev/null || true; rm -rf "$scratch"' EXIT
-export HOME=$scratch XDG_RUNTIME_DIR=$scratch XDG_CONFIG_HOME=$scratch/config QT_QPA_PLATFORM=xcb
-unset XDG_CACHE_HOME
-# Root is asked first whether it is sure, in a window of its own.
-mkdir -p "$scratch/config/kernelshark.org" "$scratch/.cache/kernelshark"
-printf '[General]\nnoRootWarn=true\n' >"$scratch/config/kernelshark.org/Kernel Shark.conf"
+# Its cache folder is by default that of the user's entry in passwd(5), whatever HOME says.
+export HOME=$scratch XDG_RUNTIME_DIR=$scratch XDG_CONFIG_HOME=$scratch KS_USER_CACHE_DIR=$scratch QT_QPA_PLATFORM=xcb
+# Root is asked first whether it is sure, in a window of its own. That no is kept in the cache folder.
+printf '[General]\nnoRootWarn=true\n' >"$scratch/setting.ini"
 
 kernelshark "$file" >"$scratch/out" 2>&1 &
 shark=$!
