@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes a release bundle: ./bundle.sh [FOLDER]. All that a lab machine needs to measure, beside QEMU where it has no board: the host
 # binary, the firmware image that it finds beside itself, that image's ELF for names, completions, man pages, licences, checksums.
-# No Rust is needed where the bundle runs. The same commit and the same compilers make the same archive.
+# No Rust is needed where the bundle runs. The same commit and compilers make the same archive, where sources and cargo's crates lie in
+# the same folders: the binary's panics name their files.
 set -euo pipefail
 cd "$(dirname "$0")"
 out=${1:-target/bundle}
