@@ -679,7 +679,7 @@ struct Tally {
     counts: Counts,
     samples: Samples,
     /// Latencies without those that are excused, once there was one.
-    free: Option<Samples>,
+    free: Option<Box<Samples>>,
     worst: Option<(u64, u64)>,
     excused: Excused,
     recovered: Recovered,
@@ -735,6 +735,8 @@ struct Joiner<'a, 'b> {
     /// The newest stamps of each lane: of a send, and of a vector's entry.
     stamps: Vec<[u64; 2]>,
     step_backs: Vec<StepBack>,
+    /// Nothing between two answers: memory that serves again.
+    older: Vec<Older>,
     /// Phases with one message outstanding at a time.
     alone: Vec<bool>,
     calls: Option<CallJoiner>,
@@ -840,6 +842,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
             pieces: Pieces::new(cores),
             stamps: vec![[0; 2]; cores * LANES_PER_CORE],
             step_backs: Vec::new(),
+            older: Vec::new(),
             // A script that is judged has several under way.
             alone: info.plan.phases.iter().map(|phase| phase.timed && phase.pattern != "script").collect(),
             calls,
@@ -1444,7 +1447,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
         // Its own message's record, and those of the older ones. Those before them wait on: their own end may stand in a lane that
         // comes later.
         let mut slot = broadcast.map(|broadcast| broadcast.slot.wrapping_add(to.into()));
-        let mut older: Vec<Older> = Vec::new();
+        let mut older = std::mem::take(&mut self.older);
         if count == 1 && upto == 1 && matches!(place, Some(Own::Sent(_))) {
             slot = known.sent.pop_front().map(|sent| sent.slot);
             self.held = self.held.saturating_sub(1);
@@ -1580,14 +1583,14 @@ impl<'a, 'b> Joiner<'a, 'b> {
     }
 
     /// Counts messages that were answered, or given up, together with a newer one, by their own slots.
-    fn gone_with(&mut self, (from, to): (u16, u16), answer: &Answer, older: Vec<Older>) {
+    fn gone_with(&mut self, (from, to): (u16, u16), answer: &Answer, mut older: Vec<Older>) {
         let outcome = match (answer.retirement, Retired::from_code(answer.extra)) {
             (false, _) => Outcome::Coalesced,
             (true, Retired::Lost) => Outcome::Lost,
             (true, Retired::Unknown) => Outcome::Unknown,
         };
         let entry = Some(answer.t).filter(|_| !answer.retirement);
-        for older in older.into_iter().filter(|older| older.slot != NO_SLOT) {
+        for older in older.drain(..).filter(|older| older.slot != NO_SLOT) {
             let latency = entry.and_then(|entry| entry.checked_sub(older.t));
             let outcome = Some(outcome);
             let told = Message {
@@ -1609,6 +1612,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
                 } += 1;
             }
         }
+        self.older = older;
     }
 
     /// Adds an answer to what is known of its slot.
@@ -1656,7 +1660,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
             self.pieces.add(to, answer.t, latency);
             let judged = if excuse.is_some() { BUSY } else { answer.free };
             if judged != latency && tally.free.is_none() {
-                tally.free = Some(tally.samples.clone());
+                tally.free = Some(Box::new(tally.samples.clone()));
             }
             if let Some(free) = tally.free.as_mut().filter(|_| judged != BUSY) {
                 free.push(judged);
@@ -1893,7 +1897,7 @@ impl<'a, 'b> Joiner<'a, 'b> {
             let latency = figures.summary(resolution);
             let exact = exact && latency.is_none_or(|latency| latency.exact);
             let free = tally.free.take().filter(|_| recorded).map(|samples| {
-                let mut figures = Figures::of_samples(samples);
+                let mut figures = Figures::of_samples(*samples);
                 Free { latency: figures.summary(resolution), figures }
             });
             let [irq, pseudo, real] = tally.deliveries;

@@ -10,7 +10,7 @@ use super::Summary;
 use super::distribution::Piece;
 
 /// Values that are gathered before they are put in their place.
-const BATCH: usize = 1024;
+const BATCH: usize = 256;
 
 /// A value, and how often it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +29,36 @@ pub struct Samples {
     /// Different values that are kept as they are.
     limit: usize,
     spilled: Option<Box<Spilled>>,
+    /// Of those in their place.
+    totals: Totals,
+}
+
+/// How many, the least, the greatest and the sum.
+#[derive(Clone, Copy, Debug)]
+struct Totals {
     count: u64,
     least: u64,
     greatest: u64,
     sum: u128,
+}
+
+impl Totals {
+    const NONE: Totals = Totals { count: 0, least: u64::MAX, greatest: 0, sum: 0 };
+
+    /// These and as many times a value.
+    fn with(self, value: u64, count: u64) -> Totals {
+        self.and(Totals { count, least: value, greatest: value, sum: u128::from(value) * u128::from(count) })
+    }
+
+    /// Those of both.
+    fn and(self, other: Totals) -> Totals {
+        Totals {
+            count: self.count + other.count,
+            least: self.least.min(other.least),
+            greatest: self.greatest.max(other.greatest),
+            sum: self.sum + other.sum,
+        }
+    }
 }
 
 /// Those of too many different values.
@@ -66,25 +92,12 @@ impl Spilled {
 impl Samples {
     /// An empty one that keeps up to `limit` different values as they are.
     pub fn new(limit: usize) -> Self {
-        Samples {
-            fresh: Vec::new(),
-            runs: Vec::new(),
-            limit,
-            spilled: None,
-            count: 0,
-            least: u64::MAX,
-            greatest: 0,
-            sum: 0,
-        }
+        Samples { fresh: Vec::new(), runs: Vec::new(), limit, spilled: None, totals: Totals::NONE }
     }
 
     /// Adds a latency, ticks.
     #[inline]
     pub fn push(&mut self, ticks: u64) {
-        self.count += 1;
-        self.least = self.least.min(ticks);
-        self.greatest = self.greatest.max(ticks);
-        self.sum += u128::from(ticks);
         if self.fresh.len() == self.fresh.capacity() {
             self.make_room();
         }
@@ -108,10 +121,12 @@ impl Samples {
         if let Some(spilled) = &mut self.spilled {
             spilled.add(ticks, count);
         }
-        self.count += count;
-        self.sum += u128::from(ticks) * u128::from(count);
-        self.least = self.least.min(ticks);
-        self.greatest = self.greatest.max(ticks);
+        self.totals = self.totals.with(ticks, count);
+    }
+
+    /// Of all, whatever came last.
+    fn totals(&self) -> Totals {
+        self.fresh.iter().fold(self.totals, |totals, value| totals.with(*value, 1))
     }
 
     /// Puts the newest in their place.
@@ -119,21 +134,44 @@ impl Samples {
         if self.fresh.is_empty() {
             return;
         }
+        self.totals = self.totals();
         let mut fresh = std::mem::take(&mut self.fresh);
         if let Some(spilled) = &mut self.spilled {
             for value in &fresh {
                 spilled.add(*value, 1);
             }
         } else {
-            let runs = runs_of(&mut fresh);
-            self.runs = merged(&self.runs, &runs);
-            if self.runs.len() > self.limit {
-                self.spill();
-            }
+            self.place(&runs_of(&mut fresh));
         }
         // Its memory serves on.
         fresh.clear();
         self.fresh = fresh;
+    }
+
+    /// Adds runs to those that are there. After a while there is hardly a value that is not.
+    fn place(&mut self, runs: &[Run]) {
+        let mut known = self.runs.iter_mut();
+        let mut missing = Vec::new();
+        for run in runs {
+            // Where the walk stands, everything before is less than what comes.
+            while known.as_slice().first().is_some_and(|known| known.value < run.value) {
+                known.next();
+            }
+            match known.as_slice().first() {
+                Some(same) if same.value == run.value => {
+                    if let Some(same) = known.next() {
+                        same.count += run.count;
+                    }
+                }
+                _ => missing.push(*run),
+            }
+        }
+        if !missing.is_empty() {
+            self.runs = merged(&self.runs, &missing);
+            if self.runs.len() > self.limit {
+                self.spill();
+            }
+        }
     }
 
     /// From here on in a histogram.
@@ -188,8 +226,12 @@ impl Samples {
             };
             let histogram = &spilled.histogram;
             let piece = |bucket: hdrhistogram::iterators::IterationValue<u64>| Piece {
-                low: histogram.lowest_equivalent(bucket.value_iterated_to()).clamp(all.least, all.greatest),
-                high: histogram.highest_equivalent(bucket.value_iterated_to()).clamp(all.least, all.greatest),
+                low: histogram
+                    .lowest_equivalent(bucket.value_iterated_to())
+                    .clamp(all.totals.least, all.totals.greatest),
+                high: histogram
+                    .highest_equivalent(bucket.value_iterated_to())
+                    .clamp(all.totals.least, all.totals.greatest),
                 count: bucket.count_at_value(),
             };
             histogram.iter_recorded().map(piece).collect()
@@ -200,7 +242,7 @@ impl Samples {
     pub(super) fn visit(&self, mut visit: impl FnMut(u64, u64)) {
         self.ordered(|all| match &all.spilled {
             Some(spilled) => spilled.histogram.iter_recorded().for_each(|bucket| {
-                visit(bucket.value_iterated_to().clamp(all.least, all.greatest), bucket.count_at_value());
+                visit(bucket.value_iterated_to().clamp(all.totals.least, all.totals.greatest), bucket.count_at_value());
             }),
             None => all.runs.iter().for_each(|run| visit(run.value, run.count)),
         });
@@ -208,35 +250,35 @@ impl Samples {
 
     /// The least value that a share of all are at most.
     pub fn quantile(&self, share: f64) -> Option<u64> {
-        if self.count == 0 {
+        if self.is_empty() {
             return None;
         }
         // The end of all is known without looking for it.
         if share >= 1.0 && self.spilled.is_none() {
-            return Some(self.greatest);
+            return Some(self.totals().greatest);
         }
         Some(self.ordered(|all| match &all.spilled {
-            Some(spilled) => spilled.histogram.value_at_quantile(share).clamp(all.least, all.greatest),
+            Some(spilled) => spilled.histogram.value_at_quantile(share).clamp(all.totals.least, all.totals.greatest),
             None => {
-                let rank = ((share * all.count as f64).ceil() as u64).max(1);
+                let rank = ((share * all.totals.count as f64).ceil() as u64).max(1);
                 let mut seen = 0;
                 let run = all.runs.iter().find(|run| {
                     seen += run.count;
                     seen >= rank
                 });
-                run.map_or(all.greatest, |run| run.value)
+                run.map_or(all.totals.greatest, |run| run.value)
             }
         }))
     }
 
     /// How many there are.
     pub fn len(&self) -> u64 {
-        self.count
+        self.totals.count + self.fresh.len() as u64
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.len() == 0
     }
 
     /// Whether percentiles are those of the very values.
@@ -246,7 +288,8 @@ impl Samples {
 
     /// The least, the greatest and the sum of all, ticks; exactly.
     pub(super) fn extremes_and_sum(&self) -> (u64, u64, u128) {
-        (self.least, self.greatest, self.sum)
+        let totals = self.totals();
+        (totals.least, totals.greatest, totals.sum)
     }
 
     /// Adds all values of another.
@@ -262,38 +305,30 @@ impl Samples {
                 mine.combine(theirs.mean, theirs.squares, theirs.count);
             }
             (Some(mine), None) => other.runs.iter().for_each(|run| mine.add(run.value, run.count)),
-            (None, _) => {
-                self.runs = merged(&self.runs, &other.runs);
-                if self.runs.len() > self.limit {
-                    self.spill();
-                }
-            }
+            (None, _) => self.place(&other.runs),
         }
         self.fresh.extend_from_slice(&other.fresh);
         self.order();
-        self.count += other.count;
-        self.sum += other.sum;
-        self.least = self.least.min(other.least);
-        self.greatest = self.greatest.max(other.greatest);
+        self.totals = self.totals.and(other.totals);
     }
 
     /// The figures. `resolution`: the counter's smallest step, ticks.
     pub fn summary(&mut self, resolution: f64) -> Option<Summary> {
-        if self.count == 0 {
+        if self.is_empty() {
             return None;
         }
         self.order();
         self.fresh = Vec::new();
-        let quantile = |share: f64| self.quantile(share).unwrap_or(self.greatest) as f64;
-        let mean = self.sum as f64 / self.count as f64;
+        let Totals { count, least, greatest, sum } = self.totals;
+        let quantile = |share: f64| self.quantile(share).unwrap_or(greatest) as f64;
+        let mean = sum as f64 / count as f64;
         // Of values in their order the same to the last bit, in whatever order they came.
         let squares = match &self.spilled {
             Some(spilled) => spilled.squares,
             None => self.runs.iter().map(|run| run.count as f64 * (run.value as f64 - mean).powi(2)).sum(),
         };
-        let deviation = if self.count > 1 { (squares / (self.count - 1) as f64).max(0.0).sqrt() } else { 0.0 };
-        let (least, greatest) = (self.least, self.greatest);
-        Some(Summary::new(self.count, least, greatest, mean, deviation, resolution, self.is_exact(), quantile))
+        let deviation = if count > 1 { (squares / (count - 1) as f64).max(0.0).sqrt() } else { 0.0 };
+        Some(Summary::new(count, least, greatest, mean, deviation, resolution, self.is_exact(), quantile))
     }
 }
 
